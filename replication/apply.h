@@ -1,0 +1,61 @@
+/* What is done to a store, as whole transactions on the store interface (protocol 4, 5, 8, 10).
+ * Core: synchronous calls to struct store_ops, nothing else; runs on the storage thread and in the
+ * simulator. Every function is one transaction (or a bounded series, each consistent) and gives 0
+ * or an enum store_err; the store is rolled back on error. */
+#ifndef BATON_REPLICATION_APPLY_H
+#define BATON_REPLICATION_APPLY_H
+
+#include "replication/store.h"
+
+/* A batch: consecutive changes of one epoch under the primary's numbers; what the ring holds and
+ * what goes over the link. */
+struct batch {
+    uint32_t epoch;
+    uint64_t first, last; /* lsn range; last - first + 1 rows, or a subset of it in catch-up (whole
+                             rows, in lsn order) */
+    bool complete;        /* true: after this the store is consistent up to `last` */
+    struct pos committed; /* the sender's committed position */
+    struct slice rows;    /* encoded rows, back to back, pos inside */
+    uint32_t n_rows;
+};
+bool batch_encode(struct buf *b, const struct batch *x);
+bool batch_decode(struct wire_reader *r, struct batch *out);
+
+/* Primary: gives each row of `rows` (already encoded with pos.epoch = epoch and consecutive lsns by
+ * apply_number) to the store in one transaction. */
+int apply_own(struct store *s, const struct batch *x, int64_t wall_ms);
+/* Standby: the same rows under the primary's numbers. Rows marked unmerged here are merged, not
+ * overwritten, and stay marked. A row of ROW_OPSTATE "purge" purges. complete moves meta.end;
+ * otherwise only the rows are written. Older rows than what is here are skipped. STORE_CONFLICT: a
+ * gap: x->complete and x->first > end.lsn + 1 (and not the end of a catch-up). */
+int apply_follow(struct store *s, const struct batch *x, int64_t wall_ms);
+/* Numbers rows consecutively from *next (pos = {epoch, (*next)++}) while encoding them into b; born
+ * is set too where it is {0,0}. */
+bool apply_number(struct buf *b, struct row *rows, unsigned n, uint32_t epoch, uint64_t *next);
+
+/* Takeover or restart (section 5): first lsn = end + 1; history row (epoch, mode); new lsns for all
+ * unmerged rows, which are live from now on (quarantined where their class says so);
+ * meta.epoch_seen. *first and *end return the new range. Refuses (STORE_CONFLICT) a copying or
+ * unfit store. */
+int apply_promote(struct store *s, uint32_t epoch, enum history_mode mode, int64_t wall_ms,
+                  int64_t quarantine_ms, uint64_t *first, struct pos *end);
+/* History row of the running epoch from `first`, replacing rows of that epoch at or above it. */
+int apply_mode(struct store *s, uint32_t epoch, enum history_mode mode, uint64_t first,
+               struct pos committed);
+
+/* Rejoin, follower's side: in one transaction marks what is behind `shared` as unmerged and adopts
+ * the primary's history up to it; meta.end = shared. primary_committed: the primary's knowledge for
+ * the epoch. */
+int apply_adopt(struct store *s, struct pos shared, const struct history *primary,
+                struct pos primary_committed);
+/* Rejoin, primary's side: merges one unmerged row of the follower. Appends to `out` the rows
+ * (without positions) that must be written as new changes: the merged row, winners and losers
+ * alike. `as` is its class: quarantine sets recipients' state and next_ms; a quarantined twin of an
+ * accepted message is superseded; a bounce follows its parent. Nothing is written here: the rows go
+ * through the primary's usual batch. */
+int apply_merge(struct store *s, const struct row *theirs, enum unmerged_class as, int64_t wall_ms,
+                int64_t quarantine_ms, struct buf *out, uint32_t *n_rows);
+/* Full copy, follower's side: empties the store under a new id and marks it copying; the first
+ * complete batch ends that. */
+int apply_wipe(struct store *s, const struct store_id *fresh);
+#endif

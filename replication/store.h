@@ -1,0 +1,83 @@
+/* What replication asks of a store: a set of rows with positions, changed in transactions (protocol
+ * 3, 8, 10). Two implementations, held against each other by tests: node/queue/store_sqlite.c and
+ * tests/sim/store_memory.c. All calls are synchronous and come from one thread. int results: 0, or
+ * an enum store_err. After an error inside a transaction only rollback is legal. A commit that
+ * failed leaves the store's fate unknown: the caller ends the epoch. */
+#ifndef BATON_REPLICATION_STORE_H
+#define BATON_REPLICATION_STORE_H
+
+#include "replication/row.h"
+
+enum store_err {
+    STORE_OK = 0,
+    STORE_IO,
+    STORE_FULL,
+    STORE_CORRUPT,
+    STORE_NOT_FOUND,
+    STORE_CONFLICT
+};
+
+/* Durable facts about the store itself; written with the transaction in which they change. */
+struct store_meta {
+    struct store_id id;
+    struct pos end;       /* last consistent position: everything at or below is here */
+    struct pos committed; /* highest known committed position of end.epoch's history */
+    uint32_t epoch_seen;  /* highest epoch ever seen in a record or frame that was followed */
+    bool copying;         /* a full copy is in progress: never promoted */
+    bool unfit;           /* failed its check: never promoted, wants a full copy */
+    int64_t written_ms;   /* wall clock of the last transaction (roughly): how long it was away */
+    struct history history;
+};
+
+/* Where an unmerged row came from, decided when it was marked (section 8). */
+enum unmerged_class { UNMERGED_NONE = 0, UNMERGED_QUEUED = 1, UNMERGED_QUARANTINE = 2 };
+
+struct store;
+
+/* Called with each row found; false stops the walk. The row is valid during the call only. */
+typedef bool (*store_row_fn)(void *ctx, const struct row *r, enum unmerged_class unmerged);
+
+struct store_ops {
+    void (*get_meta)(struct store *s, struct store_meta *out);
+    int (*begin)(struct store *s);
+    int (*commit)(struct store *s); /* durable when it returns 0 */
+    void (*rollback)(struct store *s);
+    int (*set_meta)(struct store *s, const struct store_meta *m); /* inside a transaction */
+
+    /* Upserts the row as given, position included. A message row with state DONE drops its body and
+     * chunks. The unmerged mark is set to `unmerged`. A chunk of a message that is done is ignored.
+     */
+    int (*put)(struct store *s, const struct row *r, enum unmerged_class unmerged);
+    /* Finds one row: key fields of `key` filled in. STORE_NOT_FOUND. The row in *out is valid until
+     * the next call. */
+    int (*get)(struct store *s, const struct row *key, struct row *out,
+               enum unmerged_class *unmerged);
+    /* All recipients of a message, by index. */
+    int (*each_recipient)(struct store *s, uint64_t id, store_row_fn fn, void *ctx);
+    /* Rows with pos.lsn > after, in lsn order (epochs of one history never overlap in lsn), until
+     * fn stops. */
+    int (*changes_after)(struct store *s, uint64_t after, store_row_fn fn, void *ctx);
+    /* Marks every row with pos behind `shared` (epoch above shared.epoch, or lsn above shared.lsn)
+     * as unmerged: a message and its recipients and chunks by the message's born position:
+     * classify(ctx, born) decides; other rows of messages born before: UNMERGED_QUEUED. */
+    int (*mark_unmerged)(struct store *s, struct pos shared,
+                         enum unmerged_class (*classify)(void *ctx, struct pos born), void *ctx);
+    /* Unmerged rows in an order that allows merging: per message its chunks, the message, its
+     * recipients; opstate last. */
+    int (*each_unmerged)(struct store *s, store_row_fn fn, void *ctx);
+    int (*unmark)(struct store *s, const struct row *key);
+    /* A live message with the same sender, recipients count, size and body hash as m, other than m
+     * itself; its id or 0. For the supersession of quarantined twins. */
+    int (*find_twin)(struct store *s, const struct row_message *m, uint64_t *id);
+    /* Deletes tombstones with done_ms < before_ms with all their rows, and orphaned chunks of
+     * epochs below `epoch`. At most limit messages; *more says that there are others. */
+    int (*purge)(struct store *s, int64_t before_ms, unsigned limit, bool *more);
+    /* Empties the store: all rows, history, positions; takes the new id; sets copying. Inside a
+     * transaction. */
+    int (*wipe)(struct store *s, const struct store_id *fresh);
+};
+
+struct store {
+    const struct store_ops *ops;
+};
+#endif
