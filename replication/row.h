@@ -4,28 +4,10 @@
 #define BATON_REPLICATION_ROW_H
 
 #include "node/base/buf.h"
+#include "node/base/ids.h"
 #include "node/base/wire.h"
 
-/* Place of a change in the one history; always compared as (epoch, lsn). */
-struct pos {
-    uint32_t epoch;
-    uint64_t lsn;
-};
-static inline int pos_cmp(struct pos a, struct pos b)
-{
-    if (a.epoch != b.epoch)
-        return a.epoch < b.epoch ? -1 : 1;
-    return a.lsn < b.lsn ? -1 : a.lsn > b.lsn;
-}
-
-enum { STORE_ID_BYTES = 16, BODY_CHUNK_BYTES = 65536, HISTORY_MAX = 256 };
-struct store_id {
-    uint8_t b[STORE_ID_BYTES];
-};
-static inline bool store_id_eq(const struct store_id *a, const struct store_id *b)
-{
-    return memcmp(a->b, b->b, STORE_ID_BYTES) == 0;
-}
+enum { BODY_CHUNK_BYTES = 65536, HISTORY_MAX = 256 };
 
 enum row_type { ROW_MESSAGE = 1, ROW_RECIPIENT, ROW_CHUNK, ROW_OPSTATE };
 

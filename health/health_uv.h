@@ -1,0 +1,39 @@
+/* The health thread: its own loop, UDP sockets, timers, the voter's file; runs pair.c and
+ * register.c (protocol 6: load elsewhere can't delay it). Other threads post events; effects for
+ * them come through callbacks on the health thread, which must only post. */
+#ifndef BATON_HEALTH_HEALTH_UV_H
+#define BATON_HEALTH_HEALTH_UV_H
+
+#include "health/pair.h"
+#include "node/base/config.h"
+
+struct health;
+
+struct health_hooks {
+    void *ctx;
+    /* Every pair effect that isn't health's own (all but HEARTBEAT, READ, CHANGE, BOOTSTRAP, LEASE,
+     * VIEW). Health thread: post and return. */
+    void (*effect)(void *ctx, const struct pair_effect *fx);
+    /* The published view changed (also at least once a second). Health thread. */
+    void (*view)(void *ctx, const struct pair_view *v);
+};
+
+/* Reads or makes the voter file `<store>.voter`, binds the health port on every own address, starts
+ * the thread. NULL: err has one line. */
+struct health *health_start(const struct config *c, const uint8_t cluster_key[32],
+                            const struct health_hooks *hooks, char *err, size_t n);
+void health_post(struct health *h, const struct pair_event *ev);         /* any thread; copied */
+void health_set_lsn(struct health *h, uint64_t own, uint64_t committed); /* any thread; atomic */
+/* End of the right to deliver, in clock_boot_ns() terms; 0: none, UINT64_MAX: solo. Any thread;
+ * read right before each act (protocol 6). */
+uint64_t health_lease_until_ns(const struct health *h);
+static inline bool health_may_deliver(const struct health *h, uint64_t now_ns)
+{
+    return now_ns < health_lease_until_ns(h);
+}
+void health_view(const struct health *h,
+                 struct pair_view *out); /* any thread: the last published view */
+void health_voters(const struct health *h, bool reachable[VOTERS], bool voting[VOTERS]);
+bool health_alive(const struct health *h, uint64_t max_age_ns); /* its loop ran within max_age */
+void health_stop(struct health *h);                             /* joins the thread */
+#endif
