@@ -36,8 +36,9 @@ char *clock_rfc5322(char *out, int64_t wall_ms)
     time_t s = (time_t)(wall_ms / 1000);
     struct tm tm;
     gmtime_r(&s, &tm);
-    snprintf(out, 40, "%s, %02u %s %04u %02u:%02u:%02u +0000", days[tm.tm_wday % 7], (unsigned)tm.tm_mday % 100u,
-             months[tm.tm_mon % 12], (unsigned)(tm.tm_year + 1900) % 10000u, (unsigned)tm.tm_hour % 100u,
+    snprintf(out, 40, "%s, %02u %s %04u %02u:%02u:%02u +0000", days[tm.tm_wday % 7],
+             (unsigned)tm.tm_mday % 100u, months[tm.tm_mon % 12],
+             (unsigned)(tm.tm_year + 1900) % 10000u, (unsigned)tm.tm_hour % 100u,
              (unsigned)tm.tm_min % 100u, (unsigned)tm.tm_sec % 100u);
     return out;
 }

@@ -13,7 +13,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* A failing primitive means a broken installation; going on would send or accept unauthenticated bytes. */
+/* A failing primitive means a broken installation; going on would send or accept unauthenticated
+ * bytes. */
 static void must(bool ok, const char *what)
 {
     if (!ok) {
@@ -102,8 +103,9 @@ bool crypto_key_load(const char *file, uint8_t key[CLUSTER_KEY_BYTES], char *err
 {
     int fd = open(file, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0) {
-        snprintf(err, n, "%s: %s; make one with `batonctl keygen %s` and copy it to the other machines", file,
-                 strerror(errno), file);
+        snprintf(err, n,
+                 "%s: %s; make one with `batonctl keygen %s` and copy it to the other machines",
+                 file, strerror(errno), file);
         return false;
     }
     struct stat st;
@@ -115,18 +117,23 @@ bool crypto_key_load(const char *file, uint8_t key[CLUSTER_KEY_BYTES], char *err
                  (unsigned)st.st_mode & 07777u, file);
         ok = false;
     } else if (ok && st.st_uid != geteuid() && st.st_uid != 0) {
-        snprintf(err, n, "%s: belongs to user %u, neither to root nor to us; chown it", file, (unsigned)st.st_uid);
+        snprintf(err, n, "%s: belongs to user %u, neither to root nor to us; chown it", file,
+                 (unsigned)st.st_uid);
         ok = false;
     } else if (ok) {
         got = read(fd, text, sizeof text);
-        bool whole = got == 2 * CLUSTER_KEY_BYTES || (got == 2 * CLUSTER_KEY_BYTES + 1 && text[got - 1] == '\n');
+        bool whole = got == 2 * CLUSTER_KEY_BYTES ||
+                     (got == 2 * CLUSTER_KEY_BYTES + 1 && text[got - 1] == '\n');
         for (unsigned i = 0; whole && i < CLUSTER_KEY_BYTES; i++) {
             int hi = hex_digit(text[2 * i]), lo = hex_digit(text[2 * i + 1]);
             whole = hi >= 0 && lo >= 0;
             key[i] = (uint8_t)(hi << 4 | (lo & 15));
         }
         if (!whole)
-            snprintf(err, n, "%s: not a cluster key (one line of 64 hex digits); make one with `batonctl keygen`", file);
+            snprintf(err, n,
+                     "%s: not a cluster key (one line of 64 hex digits); make one with `batonctl "
+                     "keygen`",
+                     file);
         ok = whole;
     } else {
         snprintf(err, n, "%s: %s", file, strerror(errno));
@@ -145,10 +152,12 @@ bool crypto_key_create(const char *file, char *err, size_t n)
         snprintf(text + 2 * i, 3, "%02x", key[i]);
     text[2 * CLUSTER_KEY_BYTES] = '\n';
     int fd = open(file, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    bool ok = fd >= 0 && write(fd, text, 2 * CLUSTER_KEY_BYTES + 1) == 2 * CLUSTER_KEY_BYTES + 1 && fsync(fd) == 0;
+    bool ok = fd >= 0 && write(fd, text, 2 * CLUSTER_KEY_BYTES + 1) == 2 * CLUSTER_KEY_BYTES + 1 &&
+              fsync(fd) == 0;
     if (!ok)
         snprintf(err, n, "%s: %s%s", file, strerror(errno),
-                 errno == EEXIST ? "; a key is never overwritten: remove it first if you mean it" : "");
+                 errno == EEXIST ? "; a key is never overwritten: remove it first if you mean it"
+                                 : "");
     if (fd >= 0)
         close(fd);
     OPENSSL_cleanse(key, sizeof key);

@@ -1,4 +1,5 @@
-/* Writes log lines to stderr, each with one write(2), so that lines of several threads never mix. See log.h. */
+/* Writes log lines to stderr, each with one write(2), so that lines of several threads never mix.
+ * See log.h. */
 #include "node/base/log.h"
 
 #include <stdarg.h>
@@ -34,8 +35,8 @@ void log_event(enum log_level level, const char *event, const char *fmt, ...)
     if ((int)level < atomic_load_explicit(&log_level_now, memory_order_relaxed))
         return;
     char line[1200], when[32];
-    int n = snprintf(line, sizeof line, "%s %s %s %s ", clock_rfc3339(when, clock_wall_ms()), level_names[level],
-                     log_node, event);
+    int n = snprintf(line, sizeof line, "%s %s %s %s ", clock_rfc3339(when, clock_wall_ms()),
+                     level_names[level], log_node, event);
     va_list ap;
     va_start(ap, fmt);
     int m = vsnprintf(line + n, sizeof line - (size_t)n - 1, fmt, ap);
