@@ -41,17 +41,20 @@ struct heartbeat {
     uint8_t mode;   /* enum pair_mode */
     bool serving;   /* a primary that serves in `epoch` (not promoting, not fenced for good, not
                        relinquished) */
-    bool fit;       /* can take over: in sync, store healthy */
+    bool fit;       /* store open, healthy, not a copy in progress: can take over */
     uint64_t own_lsn, committed_lsn;
     struct store_id store;
     uint64_t lease_ns; /* this node's setting */
     int64_t wall_ms;
     uint64_t echo_boot_random,
         echo_seq;       /* newest heard from the peer: proof of life for anti-replay */
-    uint32_t ack_epoch; /* lease acknowledgement: this in_sync standby of that epoch heard echo_seq;
-                           0: none */
+    uint32_t ack_epoch; /* lease acknowledgement: this node follows that epoch, hasn't begun to
+                           replace it, and heard echo_seq in it; 0: none */
     uint32_t relinquish_epoch; /* not 0: this node served in that epoch and never will again */
     uint64_t relinquish_boot;  /* boot_random of the relinquishing process */
+    uint32_t paused_ms;    /* with relinquish_epoch: how long delivery had been paused by then */
+    uint64_t ask_handover; /* a standby's operator asks for a switchover: random token, 0: none */
+    bool leaving;          /* clean stop of a standby: don't wait for its silence */
 };
 bool heartbeat_encode(struct buf *b, const struct heartbeat *h);
 bool heartbeat_decode(struct wire_reader *r, struct heartbeat *out);
@@ -62,7 +65,8 @@ enum pair_event_type {
     PE_STORE,        /* pair_store below */
     PE_REGISTER,     /* outcome, record: of the operation asked for */
     PE_HINT,         /* record: accepted by one voter */
-    PE_BOOTSTRAPPED, /* own voter holds its first record: read it */
+    PE_BOOTSTRAPPED, /* own voter votes now (first record, or recovered): read */
+    PE_VIRGIN, /* all three voters see each other and none, nor a store, ever held a history */
     /* from replication, as primary */
     PE_PROMOTED, /* store is ours in `epoch`: first lsn and end in pos */
     PE_PROMOTE_FAILED,
@@ -83,6 +87,7 @@ enum pair_event_type {
     PE_OP_SWITCHOVER,
     PE_OP_FAILOVER,
     PE_OP_BOOTSTRAP,
+    PE_OP_START_ALONE,
     PE_OP_STOP,
     PE_AUTO_TAKEOVER, /* flag: replicated operator state "takeover" */
 };
@@ -135,10 +140,11 @@ struct pair_effect {
 };
 typedef void (*pair_emit)(void *ctx, const struct pair_effect *fx);
 
+enum { PAIR_REASON_BYTES = 120 };
 struct pair_takeover {
     int64_t at_ms; /* filled in by the driver */
     char from, to;
-    char reason[120];
+    char reason[PAIR_REASON_BYTES];
     uint64_t duration_ns; /* last sign of life, or order, to serving */
     uint64_t in_doubt;
 };

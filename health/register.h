@@ -88,6 +88,9 @@ bool register_busy(const struct reg *r);
  * some voter has held a record, or neither of the others answers. */
 bool register_bootstrap(struct reg *r, const struct record *first, char *why, size_t n,
                         uint64_t now_ns);
+/* All three voters answered within the last 3 s, none of them votes and all are virgin: the first
+ * start of a new pair (protocol 5: the only bootstrap without an operator). */
+bool register_all_virgin(const struct reg *r, uint64_t now_ns);
 /* For status: which voters answered within the last 3 s, which of them vote, own state. */
 void register_view(const struct reg *r, uint64_t now_ns, bool reachable[VOTERS],
                    bool voting[VOTERS]);

@@ -41,7 +41,10 @@ enum storage_op_type {
     OP_OUTCOME, /* changed recipient rows, plus rows to add with them (a bounce with its recipient)
                    in the same transaction; the store adds DONE message rows */
     OP_OPSTATE, /* one row */
-    OP_SELECT,  /* hold, release, retry, cancel by selector, in bounded steps; count in n_changed */
+    OP_SELECT,  /* hold, release, retry, cancel by selector, in bounded steps; count in n_changed.
+                   `changed` gets up to 1 MiB of (encoded message row without body, recipient row)
+                   pairs of what was cancelled, for their events */
+    OP_RELEASE_DUE, /* quarantined recipients whose next_ms has come are queued; n_changed */
 };
 enum op_result {
     OP_DURABLE,
@@ -74,6 +77,7 @@ struct storage_op {
     enum op_result result;
     struct pos pos; /* of its last row */
     uint64_t n_changed;
+    struct buf changed;
 };
 void storage_submit(struct storage *s,
                     struct storage_op *op); /* any thread; ownership until posted back */
@@ -95,7 +99,6 @@ enum read_type {
     READ_LIST,     /* selector, cursor, limit -> like READ_DUE */
     READ_SUMMARY,  /* by = "domain" | "sender" | "campaign" | "state" | "age" -> JSON text in bytes
                     */
-    READ_COUNTS,   /* struct queue_counts in counts */
     READ_OPSTATES, /* all with key prefix `domain`: encoded opstate rows */
 };
 struct queue_counts { /* messages, in disjoint states */
@@ -123,11 +126,13 @@ struct storage_read {
     struct buf bytes;
     unsigned n_rows;
     bool more;
-    struct queue_counts counts;
 };
 /* lane 0: the relay's (bodies, due); lane 1: operators'; each is a thread of its own. */
 void storage_read(struct storage *s, unsigned lane, struct storage_read *r);
 void storage_read_free(struct storage_read *r);
+/* Counts for status: any thread; waits for its own reader at most 1 s; the answer may be 100 ms
+ * old. */
+bool storage_counts(struct storage *s, struct queue_counts *out);
 /* Statistics for metrics and checks: commits, rows, bytes, commit time p50/p99 in us over the last
  * minute, age of the commit under way in ms. */
 struct storage_stats {

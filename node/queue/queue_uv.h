@@ -1,11 +1,12 @@
 /* The queue as the relay sees it, on the relay's loop: takes messages from SMTP, tells when they
  * are committed, feeds delivery, records outcomes. Keeps operations in order of their position
  * until replication's watermarks release them (protocol 4). */
-#ifndef BATON_QUEUE_QUEUE_H
-#define BATON_QUEUE_QUEUE_H
+#ifndef BATON_QUEUE_QUEUE_UV_H
+#define BATON_QUEUE_QUEUE_UV_H
 
 #include <uv.h>
 
+#include "node/control/events_uv.h"
 #include "node/queue/storage_uv.h"
 
 struct queue;
@@ -22,7 +23,8 @@ void queued_free(struct queued *q);
 enum queue_outcome { QUEUE_OK, QUEUE_NOT_PRIMARY, QUEUE_UNDECIDED };
 typedef void (*queue_done)(void *ctx, enum queue_outcome outcome, uint64_t n_changed);
 
-struct queue *queue_new(uv_loop_t *loop, struct storage *storage, const struct config *c);
+struct queue *queue_new(uv_loop_t *loop, struct storage *storage, struct events *events,
+                        const struct config *c);
 void queue_close(struct queue *q);
 /* Role: from PX_SERVE until RX_EPOCH_OVER operations are accepted and tagged with epoch. On epoch
  * over all that waits ends QUEUE_UNDECIDED. */
@@ -47,10 +49,10 @@ void queue_abort(struct queue *q, uint64_t id);
 void queue_outcome(struct queue *q, const struct row_recipient *rcpts, unsigned n,
                    const struct row_message *bounce, const struct row_recipient *bounce_rcpt,
                    queue_done done, void *ctx);
-void queue_set_opstate(struct queue *q, struct slice key, struct slice value, queue_done done,
-                       void *ctx); /* done when committed */
-void queue_select(struct queue *q, const struct selector *sel, enum select_action action,
-                  queue_done done, void *ctx);
+/* An operator's operation (OP_SELECT, OP_OPSTATE; op->epoch is filled in). op->done(op) runs on the
+ * loop when it is committed, refused or undecided (op->result); the op goes back to the caller.
+ * Events of cancelled recipients are emitted here. */
+void queue_operate(struct queue *q, struct storage_op *op);
 
 /* Each message as it becomes committed (own epoch only): delivery may take it, or leave it to be
  * found by queue_fetch later. */

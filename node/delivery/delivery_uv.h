@@ -1,0 +1,47 @@
+/* Delivery: takes due recipients from the queue, finds where they go (routes, DNS), talks SMTP to
+ * the next hop over reused connections and records outcomes. On the relay's loop; decisions live in
+ * the cores beside it. */
+#ifndef BATON_DELIVERY_DELIVERY_UV_H
+#define BATON_DELIVERY_DELIVERY_UV_H
+
+#include "node/control/events_uv.h"
+#include "node/queue/queue_uv.h"
+
+struct delivery;
+
+struct delivery_hooks {
+    void *ctx;
+    /* May this node deliver now? Reads the lease and the clock; called right before each start of a
+     * transaction and each final dot, its answer is never kept (protocol 6). */
+    bool (*may_deliver)(void *ctx);
+};
+
+struct delivery_stats {
+    unsigned connections; /* open to next hops */
+    uint64_t active;      /* recipients in delivery's hands */
+    uint64_t delivered_total, failed_total, deferred_total, bounced_total;
+    double delivered_per_s; /* over the last 10 s */
+};
+
+/* NULL: err (size n) has one line. Idle until delivery_start(). */
+struct delivery *delivery_new(uv_loop_t *loop, const struct config *c, struct queue *queue,
+                              struct events *events, const struct delivery_hooks *hooks, char *err,
+                              size_t n);
+/* From now on deliver (PX_RELEASE_TAIL or PX_SERVE without a tail): scans what is due on disk and
+ * takes new messages as they are committed. */
+void delivery_start(struct delivery *d);
+/* The epoch is over: drops every transaction at once (connections close without QUIT where a final
+ * dot is open) and forgets what it held. Outcomes not yet settled are the queue's to abandon. */
+void delivery_abort(struct delivery *d);
+/* Planned switchover: no new transaction; idle is called once when no final dot is open and every
+ * outcome was handed to the queue and settled. delivery_start() resumes. */
+void delivery_quiesce(struct delivery *d, void (*idle)(void *ctx), void *ctx);
+/* Lease ran out or came back: with may_deliver() false transactions wait; call this when it may
+ * have become true again so that they go on. */
+void delivery_wake(struct delivery *d);
+bool delivery_reload(struct delivery *d, const struct config *c, char *err, size_t n);
+void delivery_stats(const struct delivery *d, struct delivery_stats *out);
+/* Per destination, as a JSON array text appended to out (jansson), for `destination list`. */
+void delivery_destinations(const struct delivery *d, struct buf *out);
+void delivery_close(struct delivery *d, void (*done)(void *ctx), void *ctx); /* frees d */
+#endif
