@@ -60,11 +60,12 @@ bool heartbeat_encode(struct buf *b, const struct heartbeat *h);
 bool heartbeat_decode(struct wire_reader *r, struct heartbeat *out);
 
 enum pair_event_type {
-    PE_TICK,         /* every 10-20 ms and whenever something is due */
-    PE_HEARTBEAT,    /* an authenticated datagram of the peer */
-    PE_STORE,        /* pair_store below */
-    PE_REGISTER,     /* outcome, record: of the operation asked for */
-    PE_HINT,         /* record: accepted by one voter */
+    PE_TICK,      /* every 10-20 ms and whenever something is due */
+    PE_HEARTBEAT, /* an authenticated datagram of the peer. flag: proven fresh, the peer has echoed
+                     this boot of ours; until then it only tells what to echo */
+    PE_STORE,     /* pair_store below */
+    PE_REGISTER,  /* outcome, record: of the operation asked for */
+    PE_HINT,      /* record: accepted by one voter */
     PE_BOOTSTRAPPED, /* own voter votes now (first record, or recovered): read */
     PE_VIRGIN, /* all three voters see each other and none, nor a store, ever held a history */
     /* from replication, as primary */
@@ -100,15 +101,18 @@ struct pair_event {
     struct pos pos;
     int outcome; /* enum register_outcome */
     struct record record;
-    bool flag;   /* AUTO_TAKEOVER: on; OP_FAILOVER: --force */
+    bool flag;   /* HEARTBEAT: proven; AUTO_TAKEOVER: on; OP_FAILOVER: --force */
     uint64_t op; /* operator's token, answered by PX_OP_DONE */
 };
 
 enum pair_effect_type {
     PX_HEARTBEAT, /* send pair_heartbeat() on every path now */
+    /* The register: answered by PE_REGISTER, never from within the effect; refused because it is
+     * busy or the own voter doesn't vote: REG_NOT_DONE. Given up at until_ns. One at a time. */
     PX_READ,      /* register_read */
     PX_CHANGE,    /* register_change(from_tag, record) */
-    PX_BOOTSTRAP, /* register_bootstrap(record), op */
+    PX_BOOTSTRAP, /* register_bootstrap(record); the driver answers op (PX_OP_DONE) where it isn't 0
+                   */
     PX_VIEW,      /* pair_view() changed: publish it to the relay, status and log */
     PX_LEASE,   /* delivery is allowed until until_ns (0: not; UINT64_MAX: solo); publish at once */
     PX_PROMOTE, /* replication: take the store into `epoch`, mode */
@@ -125,6 +129,7 @@ enum pair_effect_type {
     PX_EPOCH_SEEN, /* store: remember `epoch` durably before any handshake */
     PX_HOOK,       /* name: "promoted", "demoted", "solo", "paired" */
     PX_OP_DONE,    /* op, ok, text */
+    PX_LOG,        /* text, for the log: a change of role with its reason; ok = false: a warning */
     PX_STOPPED,    /* clean stop: nothing more to do */
 };
 struct pair_effect {
@@ -136,7 +141,7 @@ struct pair_effect {
     struct store_id follower;
     const char *name;
     bool ok;
-    char text[200];
+    char text[240];
 };
 typedef void (*pair_emit)(void *ctx, const struct pair_effect *fx);
 
