@@ -17,7 +17,9 @@ enum event_type {
 };
 
 /* Fields of the contract; time, node and epoch are added by events_emit(). Unset slices are left
- * out of the line; recipient of `accepted`: one event a recipient. */
+ * out of the line, but for sender, which is always there (empty: the null sender); recipient of
+ * `accepted`: one event a recipient. Bytes that aren't UTF-8 come out as U+FFFD; slices longer than
+ * 1024 bytes are cut. */
 struct event {
     enum event_type type;
     uint64_t id;
@@ -34,7 +36,8 @@ struct events *events_open(const char *file, char node, char *err, size_t n);
 void events_emit(struct events *e, uint32_t epoch, const struct event *ev);
 void events_reopen(struct events *e); /* after logrotate; any thread */
 /* fn is called on the writer's thread with each line (with its newline) until
- * events_unfollow(token) has returned. Returns the token, 0 when there are too many followers. */
+ * events_unfollow(token) has returned; it must not call events_unfollow() itself. Returns the
+ * token, 0 when there are too many followers. */
 typedef void (*events_line_fn)(void *ctx, struct slice line);
 uint64_t events_follow(struct events *e, events_line_fn fn, void *ctx);
 void events_unfollow(struct events *e, uint64_t token);
