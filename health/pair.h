@@ -101,8 +101,9 @@ struct pair_event {
     struct pos pos;
     int outcome; /* enum register_outcome */
     struct record record;
-    bool flag;   /* HEARTBEAT: proven; AUTO_TAKEOVER: on; OP_FAILOVER: --force */
-    uint64_t op; /* operator's token, answered by PX_OP_DONE */
+    bool flag;       /* HEARTBEAT: proven; AUTO_TAKEOVER: on; OP_FAILOVER: --force */
+    int64_t wall_ms; /* HEARTBEAT: own wall clock at receipt; 0: unknown */
+    uint64_t op;     /* operator's token, answered by PX_OP_DONE */
 };
 
 enum pair_effect_type {
