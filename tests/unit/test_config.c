@@ -400,6 +400,36 @@ START_TEST(test_witness)
 }
 END_TEST
 
+/* The shipped examples, with the places they name moved into the test's directory. */
+static void copy_example(const char *name, const char *to)
+{
+    char cmd[700];
+    snprintf(cmd, sizeof cmd,
+             "sed -e 's,/etc/baton/,%s/,; s,/var/lib/baton[a-z-]*/,%s/,; s,/var/log/baton/,%s/,' "
+             "-e '/^user/s,\"baton\",\"nobody\",' '" BATON_SOURCE_DIR "/deploy/examples/%s' >%s",
+             dir, dir, dir, name, to);
+    ck_assert_int_eq(system(cmd), 0);
+}
+
+START_TEST(test_shipped_examples)
+{
+    static const char *const names[] = {"a.conf", "b.conf", "single.conf"};
+    struct config_mistakes m = {.n = 0};
+    for (unsigned i = 0; i < 3; i++) {
+        copy_example(names[i], file);
+        struct config *c = config_load(file, &m);
+        assert_no_mistakes(&m);
+        ck_assert_uint_eq(c->n_nodes, i == 2 ? 1 : 2);
+        ck_assert_int_eq(c->node, i == 1 ? 'b' : 'a');
+        config_free(c);
+    }
+    copy_example("witness.conf", file);
+    struct witness_config *w = witness_config_load(file, &m);
+    assert_no_mistakes(&m);
+    witness_config_free(w);
+}
+END_TEST
+
 START_TEST(test_durations_sizes_rates)
 {
     uint64_t v;
@@ -461,6 +491,7 @@ int main(void)
     tcase_add_test(t, test_not_a_file);
     tcase_add_test(t, test_reload_says_what_needs_a_restart);
     tcase_add_test(t, test_witness);
+    tcase_add_test(t, test_shipped_examples);
     tcase_add_test(t, test_durations_sizes_rates);
     tcase_add_test(t, test_networks);
     suite_add_tcase(s, t);
