@@ -405,7 +405,7 @@ static void copy_example(const char *name, const char *to)
 {
     char cmd[700];
     snprintf(cmd, sizeof cmd,
-             "sed -e 's,/etc/baton/,%s/,; s,/var/lib/baton[a-z-]*/,%s/,; s,/var/log/baton/,%s/,' "
+             "sed -e 's,/etc/baton/,%s/,g; s,/var/lib/baton[a-z-]*/,%s/,; s,/var/log/baton/,%s/,' "
              "-e '/^user/s,\"baton\",\"nobody\",' '" BATON_SOURCE_DIR "/deploy/examples/%s' >%s",
              dir, dir, dir, name, to);
     ck_assert_int_eq(system(cmd), 0);
