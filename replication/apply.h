@@ -17,6 +17,9 @@ struct batch {
     struct pos committed; /* the sender's committed position */
     struct slice rows;    /* encoded rows, back to back, pos inside */
     uint32_t n_rows;
+    struct slice history; /* encoded history of the sender, taken over with a complete batch; empty:
+                             unchanged. SR_CHANGES adds it; the ring's batches need it only when a
+                             history row was written since */
 };
 bool batch_encode(struct buf *b, const struct batch *x);
 bool batch_decode(struct wire_reader *r, struct batch *out);
@@ -25,10 +28,17 @@ bool batch_decode(struct wire_reader *r, struct batch *out);
  * apply_number) to the store in one transaction. */
 int apply_own(struct store *s, const struct batch *x, int64_t wall_ms);
 /* Standby: the same rows under the primary's numbers. Rows marked unmerged here are merged, not
- * overwritten, and stay marked. A row of ROW_OPSTATE "purge" purges. complete moves meta.end;
- * otherwise only the rows are written. Older rows than what is here are skipped. STORE_CONFLICT: a
- * gap: x->complete and x->first > end.lsn + 1 (and not the end of a catch-up). */
+ * overwritten, and stay marked. A row of ROW_OPSTATE "purge" purges (the first piece; apply_purge
+ * does the rest). complete moves meta.end; otherwise only the rows are written and the place
+ * reached is kept in memory. Older rows than what is here are skipped. STORE_CONFLICT: a gap
+ * (x->first is beyond the end and beyond what the running catch-up has reached) or an epoch below
+ * the end's; the follower starts over from meta.end. */
 int apply_follow(struct store *s, const struct batch *x, int64_t wall_ms);
+/* Several batches in one transaction (group commit on the standby): apply_follow_rows inside
+ * begin/commit of the caller; *meta is carried from one to the next and written by the caller. */
+int apply_follow_rows(struct store *s, const struct batch *x, struct store_meta *meta);
+/* The next piece of a purge that was begun: at most `limit` messages, one transaction. */
+int apply_purge(struct store *s, unsigned limit, bool *more);
 /* Numbers rows consecutively from *next (pos = {epoch, (*next)++}) while encoding them into b; born
  * is set too where it is {0,0}. */
 bool apply_number(struct buf *b, struct row *rows, unsigned n, uint32_t epoch, uint64_t *next);
@@ -44,15 +54,17 @@ int apply_mode(struct store *s, uint32_t epoch, enum history_mode mode, uint64_t
                struct pos committed);
 
 /* Rejoin, follower's side: in one transaction marks what is behind `shared` as unmerged and adopts
- * the primary's history up to it; meta.end = shared. primary_committed: the primary's knowledge for
- * the epoch. */
+ * the primary's history (all of it: rows beyond the own end describe nothing here yet, and are cut
+ * off by a promotion); meta.end = shared. primary_committed: the primary's knowledge for the epoch.
+ */
 int apply_adopt(struct store *s, struct pos shared, const struct history *primary,
                 struct pos primary_committed);
 /* Rejoin, primary's side: merges one unmerged row of the follower. Appends to `out` the rows
  * (without positions) that must be written as new changes: the merged row, winners and losers
  * alike. `as` is its class: quarantine sets recipients' state and next_ms; a quarantined twin of an
  * accepted message is superseded; a bounce follows its parent. Nothing is written here: the rows go
- * through the primary's usual batch. */
+ * through the primary's usual batch. They must be in the store (same transaction) before the next
+ * row of that message is merged: own_merge() does both. */
 int apply_merge(struct store *s, const struct row *theirs, enum unmerged_class as, int64_t wall_ms,
                 int64_t quarantine_ms, struct buf *out, uint32_t *n_rows);
 /* Full copy, follower's side: empties the store under a new id and marks it copying; the first

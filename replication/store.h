@@ -66,11 +66,16 @@ struct store_ops {
      * recipients; opstate last. */
     int (*each_unmerged)(struct store *s, store_row_fn fn, void *ctx);
     int (*unmark)(struct store *s, const struct row *key);
-    /* A live message with the same sender, recipients count, size and body hash as m, other than m
-     * itself; its id or 0. For the supersession of quarantined twins. */
-    int (*find_twin)(struct store *s, const struct row_message *m, uint64_t *id);
-    /* Deletes tombstones with done_ms < before_ms with all their rows, and orphaned chunks of
-     * epochs below `epoch`. At most limit messages; *more says that there are others. */
+    /* Recipient rows of the message that are here, and how many of them are not terminal. */
+    int (*count_recipients)(struct store *s, uint64_t id, uint32_t *total, uint32_t *open);
+    /* The lowest id above `above` of a message, live or done, with the same sender, recipients
+     * count, size and body hash as m; 0: none. For the supersession of quarantined twins. */
+    int (*find_twin)(struct store *s, const struct row_message *m, uint64_t above, uint64_t *id);
+    /* Messages whose parent is `parent` (bounces), by id. */
+    int (*each_bounce)(struct store *s, uint64_t parent, store_row_fn fn, void *ctx);
+    /* Deletes tombstones with done_ms < before_ms with all their rows, and chunks without a message
+     * that were written (pos) in an epoch below meta.end.epoch; nothing that is marked unmerged. At
+     * most limit messages; *more says that there are others. */
     int (*purge)(struct store *s, int64_t before_ms, unsigned limit, bool *more);
     /* Empties the store: all rows, history, positions; takes the new id; sets copying. Inside a
      * transaction. */
@@ -79,5 +84,7 @@ struct store_ops {
 
 struct store {
     const struct store_ops *ops;
+    /* Volatile, apply.c's: how far the rows of an unfinished catch-up have come; 0: none. */
+    uint64_t cursor;
 };
 #endif

@@ -1,0 +1,50 @@
+/* A primary's own transaction, while it is built: every row is numbered, encoded for the follower
+ * and put into the store (protocol 4.1). Core; the storage thread and the simulator use it.
+ *
+ * own_begin -> own_put, own_finish, own_merge, own_supersede ... -> own_close (the batch is
+ * complete: hand it to replication) -> own_commit. Any error: own_abort; if the batch was handed
+ * over already, the epoch is over (incident 32). */
+#ifndef BATON_REPLICATION_OWN_H
+#define BATON_REPLICATION_OWN_H
+
+#include "replication/apply.h"
+
+/* Below FRAME_MAX, with room for a message of 1,000 recipients at the end. */
+enum { OWN_ROWS_MAX = 4096, OWN_BYTES_MAX = 4 << 20, OWN_CAP = 12 << 20 };
+
+struct own {
+    struct store *store;
+    uint32_t epoch;
+    uint64_t first, next; /* lsns: next - first rows so far */
+    int64_t wall_ms;
+    struct buf rows;    /* encoded */
+    struct buf scratch; /* rows on their way through a merge */
+    bool purge;         /* a purge row is in it */
+};
+void own_init(struct own *o);
+void own_free(struct own *o);
+/* Starts a transaction in `epoch`, from meta.end.lsn + 1. */
+int own_begin(struct own *o, struct store *s, uint32_t epoch, int64_t wall_ms);
+static inline uint32_t own_count(const struct own *o)
+{
+    return (uint32_t)(o->next - o->first);
+}
+/* True: close it here; the rest goes into the next transaction. */
+bool own_full(const struct own *o);
+/* Sets the row's position (and a message's born where it has none) and writes it. STORE_FULL with
+ * nothing changed: the encoded batch would grow beyond its cap. */
+int own_put(struct own *o, struct row *r);
+/* Adds the message's DONE row if it is live and all its recipients are here and terminal. */
+int own_finish(struct own *o, uint64_t id);
+/* apply_merge() and its rows. */
+int own_merge(struct own *o, const struct row *theirs, enum unmerged_class as,
+              int64_t quarantine_ms);
+/* `accepted` (with its recipients) has just been put: its quarantined recipients in the message
+ * `twin` are superseded, if that is the same message. *n counts them. */
+int own_supersede(struct own *o, uint64_t twin, const struct row_message *accepted, uint64_t *n);
+/* The batch as it is now (rows borrowed from o). */
+struct batch own_batch(const struct own *o, struct pos committed);
+/* Writes meta.end and commits. */
+int own_commit(struct own *o, struct pos committed);
+void own_abort(struct own *o);
+#endif
