@@ -335,8 +335,11 @@ static void on_heartbeat(struct pair *p, const struct pair_event *ev)
     }
     if (h->serving && p->epoch && h->epoch > p->epoch)
         p->superseded = true; /* ends the service at once; the record is read afterwards */
-    if (h->epoch > p->rec.epoch && (h->serving || h->relinquish_epoch))
-        p->want_read = !p->cfg.single;
+    /* Another epoch, or the same one in another mode: the record changed, and we don't know it. */
+    bool other_mode = p->rec.version && h->epoch == p->rec.epoch && !p->epoch &&
+                      h->mode != (record_paired(&p->rec) ? PAIR_PAIRED : PAIR_SOLO);
+    if ((h->epoch > p->rec.epoch || other_mode) && (h->serving || h->relinquish_epoch))
+        p->want_read = true;
     if (h->ask_handover && h->ask_handover != p->ask_seen) {
         p->ask_seen = h->ask_handover;
         if (p->phase == PH_PAIRED)

@@ -5,8 +5,28 @@
 #include <grp.h>
 #include <pwd.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/resource.h>
 #include <unistd.h>
+
+bool privileges_assume(const char *user, char *err, size_t n)
+{
+    if (!user || geteuid() != 0)
+        return true;
+    const struct passwd *pw = getpwnam(user);
+    if (!pw || setegid(pw->pw_gid) != 0 || seteuid(pw->pw_uid) != 0) {
+        snprintf(err, n, "can't act as user \"%s\"%s", user, pw ? "" : ": there is none here");
+        return false;
+    }
+    return true;
+}
+
+void privileges_resume(void)
+{
+    /* Fails, rightly, for a process that never was root. */
+    if (getuid() == 0 && (seteuid(0) != 0 || setegid(0) != 0))
+        abort();
+}
 
 bool privileges_drop(const char *user, char *err, size_t n)
 {

@@ -4,6 +4,10 @@
 
 #include "node/base/buf.h"
 
+/* Makes files as user, until privileges_resume(): before threads start, where binding still needs
+ * root. NULL, or not started as root: changes nothing. False: err (size n) has one line. */
+bool privileges_assume(const char *user, char *err, size_t n);
+void privileges_resume(void);
 /* Becomes user for good, with that user's groups and nothing kept; call after binding and before
  * files are made. NULL, or not started as root: changes nothing. False: err (size n) has one line.
  */
