@@ -1,0 +1,785 @@
+/* The wiring of a node (node_uv.h). Threads and what they tell each other:
+ *
+ *   storage      -> replication: own batches, durable, replies     -> health: store changed, failed
+ *   replication  -> storage: requests     -> health: reports       -> relay: watermarks, epoch over
+ *   health       -> replication, relay: the pair core's effects    -> control: operators' answers
+ *   control      -> health, relay: operators' orders
+ *
+ * Each arrow is a post to the receiver's mailbox; nobody waits for anybody. The relay's own state
+ * (may mail be taken, may it be delivered) follows from the newest view and two orders, SERVE and
+ * RELEASE_TAIL; it ends with STEP_DOWN or the epoch's end, whichever comes first. */
+#include "node/node_uv.h"
+
+#include <assert.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/statvfs.h>
+
+#include "node/base/clock_posix.h"
+#include "node/base/crypto_openssl.h"
+#include "node/base/log.h"
+#include "node/notify_systemd.h"
+#include "node/privileges_posix.h"
+
+#define MS 1000000ull
+
+enum {
+    TICK_MS = 100,
+    ALARM_MS = 60000, /* a primary that is solo says so once a minute */
+    STOP_MS = 20000,  /* a clean stop that takes longer ends all the same */
+    FILES_WANTED = 65536,
+    HOOKS_STOP_MS = 2000,
+};
+
+enum mail_type {
+    MAIL_EFFECT = 1,
+    MAIL_VIEW,
+    MAIL_MARK,
+    MAIL_EPOCH_OVER,
+    MAIL_OPERATE,
+    MAIL_READ, /* storage_read coming back for the operators */
+    MAIL_DESTINATIONS,
+    MAIL_RELOAD,
+};
+
+struct node_mail {
+    struct mail mail;
+    union {
+        struct pair_effect effect;
+        struct pair_view view;
+        struct storage_op *op;
+        uint64_t token;
+        struct {
+            uint32_t epoch;
+            uint64_t committed, settled;
+        } mark;
+    };
+};
+
+static void post(struct node *n, enum mail_type type, const struct node_mail *content)
+{
+    struct node_mail *m = xmalloc(sizeof *m);
+    *m = content ? *content : (struct node_mail){0};
+    m->mail.type = (int)type;
+    mailbox_post(n->mail, &m->mail);
+}
+
+/* ---- the relay's state ---- */
+
+static enum smtp_gate gate(const struct node *n)
+{
+    if (!n->serving || !n->view.serving || n->ended)
+        return SMTP_NOT_PRIMARY;
+    bool alone = n->config->n_nodes > 1 && n->view.mode == PAIR_SOLO;
+    if (alone && n->config->when_alone == ALONE_REFUSE)
+        return SMTP_ALONE;
+    return n->disk_low ? SMTP_FULL : SMTP_OPEN;
+}
+
+static void publish(struct node *n)
+{
+    struct relay_snapshot s = {.gate = gate(n), .disk_free_bytes = n->disk_free_bytes};
+    smtp_server_stats(n->smtp, &s.smtp);
+    delivery_stats(n->delivery, &s.delivery);
+    queue_stats(n->queue, &s.queue);
+    pthread_mutex_lock(&n->lock);
+    n->snapshot = s;
+    pthread_mutex_unlock(&n->lock);
+}
+
+static void settle_gate(struct node *n)
+{
+    smtp_server_set_gate(n->smtp, gate(n));
+    publish(n);
+}
+
+static void serve(struct node *n, uint32_t epoch)
+{
+    n->serving = epoch;
+    n->tail_released = false;
+    queue_serve(n->queue, epoch);
+    if (n->mark.epoch == epoch) /* it came before the order did */
+        queue_watermark(n->queue, epoch, n->mark.committed, n->mark.settled);
+    settle_gate(n);
+}
+
+static void epoch_over(struct node *n)
+{
+    if (!n->serving)
+        return;
+    n->serving = 0;
+    n->tail_released = false;
+    delivery_abort(n->delivery);
+    queue_epoch_over(n->queue);
+    settle_gate(n);
+}
+
+static void delivery_idle(void *ctx)
+{
+    struct node *n = ctx;
+    struct pair_event ev = {.type = PE_DELIVERY_IDLE};
+    health_post(n->health, &ev);
+}
+
+static void shut_down(struct node *n);
+
+static void on_effect(struct node *n, const struct pair_effect *fx)
+{
+    switch (fx->type) {
+    case PX_SERVE:
+        serve(n, fx->epoch);
+        break;
+    case PX_RELEASE_TAIL:
+        if (n->serving != fx->epoch)
+            break;
+        n->tail_released = true;
+        delivery_start(n->delivery);
+        break;
+    case PX_QUIESCE:
+        delivery_quiesce(n->delivery, delivery_idle, n);
+        break;
+    case PX_STEP_DOWN:
+        epoch_over(n);
+        break;
+    case PX_STOPPED:
+        shut_down(n);
+        break;
+    default:
+        assert(!"effect for the relay");
+    }
+}
+
+static void on_view(struct node *n, const struct pair_view *v)
+{
+    n->view = *v;
+    settle_gate(n);
+    delivery_wake(n->delivery);
+}
+
+static void op_done(struct storage_op *op)
+{
+    struct node *n = op->owner;
+    if (n->control)
+        control_queue_done(n->control, op);
+    else
+        storage_op_free(op);
+}
+
+static void send_destinations(struct node *n, uint64_t token)
+{
+    struct buf text;
+    buf_init(&text, 4 << 20);
+    delivery_destinations(n->delivery, &text);
+    control_text_done(n->control, token, buf_slice(&text));
+    buf_free(&text);
+}
+
+/* ---- reload ---- */
+
+static bool take_config(struct node *n, struct config *fresh, char *why, size_t size)
+{
+    if (n->n_configs == CONFIGS_MAX) {
+        snprintf(why, size, "%d reloads in one life; restart the node", CONFIGS_MAX);
+        return false;
+    }
+    if (!smtp_server_reload(n->smtp, fresh, why, size))
+        return false;
+    if (!delivery_reload(n->delivery, fresh, why, size)) {
+        char again[200];
+        smtp_server_reload(n->smtp, n->config, again, sizeof again);
+        return false;
+    }
+    n->configs[n->n_configs++] = fresh;
+    pthread_mutex_lock(&n->lock);
+    n->config = fresh;
+    pthread_mutex_unlock(&n->lock);
+    log_set_level(fresh->log_level);
+    return true;
+}
+
+static bool reload(struct node *n, char *text, size_t size)
+{
+    struct config_mistakes mistakes = {0};
+    notify_reloading();
+    events_reopen(n->events);
+    struct config *fresh = config_load(n->config->file, &mistakes);
+    bool ok = false;
+    if (!fresh) {
+        snprintf(text, size, "nothing changed: %s%s", mistakes.n ? mistakes.text[0] : "unreadable",
+                 mistakes.n > 1 ? " (and more: batond --check)" : "");
+    } else {
+        char restart[400];
+        config_needs_restart(n->config, fresh, restart, sizeof restart);
+        ok = take_config(n, fresh, text, size);
+        if (!ok)
+            config_free(fresh);
+        else
+            snprintf(text, size, "reloaded%s%s", restart[0] ? "; needs a restart: " : "", restart);
+    }
+    config_mistakes_free(&mistakes);
+    log_event(ok ? LOG_INFO_ : LOG_ERROR_, "config.reload", "%s", text);
+    notify_ready();
+    return ok;
+}
+
+static void on_reload(struct node *n, uint64_t token)
+{
+    char text[600];
+    bool ok = reload(n, text, sizeof text);
+    if (token)
+        control_op_done(n->control, token, ok, text);
+}
+
+static void on_mail(void *ctx, struct mail *mail)
+{
+    struct node *n = ctx;
+    if (mail->type == MAIL_READ) {
+        if (n->control)
+            control_read_done(n->control, (struct storage_read *)mail);
+        else
+            storage_read_free((struct storage_read *)mail);
+        return;
+    }
+    struct node_mail *m = (struct node_mail *)mail;
+    if (n->ended) {
+        if (mail->type == MAIL_OPERATE)
+            storage_op_free(m->op);
+        free(m);
+        return;
+    }
+    switch (mail->type) {
+    case MAIL_EFFECT:
+        on_effect(n, &m->effect);
+        break;
+    case MAIL_VIEW:
+        on_view(n, &m->view);
+        break;
+    case MAIL_MARK:
+        n->mark.epoch = m->mark.epoch;
+        n->mark.committed = m->mark.committed;
+        n->mark.settled = m->mark.settled;
+        if (n->serving == m->mark.epoch)
+            queue_watermark(n->queue, m->mark.epoch, m->mark.committed, m->mark.settled);
+        break;
+    case MAIL_EPOCH_OVER:
+        epoch_over(n);
+        break;
+    case MAIL_OPERATE:
+        m->op->owner = n;
+        m->op->done = op_done;
+        queue_operate(n->queue, m->op);
+        break;
+    case MAIL_DESTINATIONS:
+        send_destinations(n, m->token);
+        break;
+    case MAIL_RELOAD:
+        on_reload(n, m->token);
+        break;
+    default:
+        assert(!"mail type");
+    }
+    free(m);
+}
+
+/* ---- what other threads call ----
+ *
+ * At the end threads stop one after the other while the rest still run: shut_down() first closes
+ * this gate, so that none calls into one that is gone. */
+
+static bool enter(struct node *n)
+{
+    pthread_rwlock_rdlock(&n->running);
+    if (!n->calls_over)
+        return true;
+    pthread_rwlock_unlock(&n->running);
+    return false;
+}
+
+static void leave(struct node *n)
+{
+    pthread_rwlock_unlock(&n->running);
+}
+
+static void storage_batch(void *ctx, const struct own_batch *b)
+{
+    struct node *n = ctx;
+    if (!enter(n))
+        return;
+    replication_batch(n->replication, b);
+    leave(n);
+}
+
+static void storage_durable(void *ctx, struct pos end)
+{
+    struct node *n = ctx;
+    if (!enter(n))
+        return;
+    atomic_store(&n->own_lsn, end.lsn);
+    replication_durable(n->replication, end);
+    leave(n);
+}
+
+static void storage_reply(void *ctx, const struct store_reply *r)
+{
+    struct node *n = ctx;
+    if (!enter(n)) {
+        shared_unref(r->bytes);
+        return;
+    }
+    replication_reply(n->replication, r);
+    leave(n);
+}
+
+static void tell_health(struct node *n, const struct pair_event *ev)
+{
+    if (!enter(n))
+        return;
+    health_post(n->health, ev);
+    leave(n);
+}
+
+static void post_store(struct node *n, const struct store_meta *m)
+{
+    struct pair_event ev = {.type = PE_STORE,
+                            .store = {.open = true,
+                                      .fit = !m->copying && !m->unfit,
+                                      .virgin = atomic_load(&n->virgin),
+                                      .id = m->id,
+                                      .end = m->end,
+                                      .committed = m->committed,
+                                      .epoch_seen = m->epoch_seen}};
+    tell_health(n, &ev);
+}
+
+static void storage_changed(void *ctx, const struct store_meta *m)
+{
+    struct node *n = ctx;
+    if (m->history.n || m->epoch_seen || m->copying)
+        atomic_store(&n->virgin, false);
+    post_store(n, m);
+}
+
+static void storage_failed(void *ctx, int err, const char *why)
+{
+    struct node *n = ctx;
+    log_error("storage.failed",
+              "error=%d %s; this node gives up its role: restart it to have the "
+              "store checked",
+              err, why);
+    struct pair_event ev = {.type = PE_STORAGE_FAILED};
+    tell_health(n, &ev);
+}
+
+static void storage_opstate(void *ctx, struct slice key, struct slice value)
+{
+    struct node *n = ctx;
+    if (!slice_eq(key, SLICE_LIT("takeover")))
+        return;
+    struct pair_event ev = {.type = PE_AUTO_TAKEOVER,
+                            .flag = !slice_istarts(value, SLICE_LIT("off"))};
+    tell_health(n, &ev);
+}
+
+static void replication_store(void *ctx, const struct store_request *r)
+{
+    struct node *n = ctx;
+    if (!enter(n)) {
+        shared_unref(r->bytes);
+        return;
+    }
+    storage_request(n->storage, r);
+    leave(n);
+}
+
+static void replication_report(void *ctx, const struct pair_event *ev)
+{
+    tell_health(ctx, ev);
+}
+
+static void replication_watermark(void *ctx, uint32_t epoch, uint64_t committed, uint64_t settled)
+{
+    struct node *n = ctx;
+    struct node_mail m = {.mark = {.epoch = epoch, .committed = committed, .settled = settled}};
+    if (!enter(n))
+        return;
+    health_set_lsn(n->health, atomic_load(&n->own_lsn), committed);
+    post(n, MAIL_MARK, &m);
+    leave(n);
+}
+
+static void replication_epoch_over(void *ctx)
+{
+    struct node *n = ctx;
+    if (!enter(n))
+        return;
+    post(n, MAIL_EPOCH_OVER, NULL);
+    leave(n);
+}
+
+static void run_hook(struct node *n, const struct pair_effect *fx)
+{
+    static const struct {
+        const char *name;
+        enum hook hook;
+    } names[] = {{"promoted", HOOK_PROMOTED},
+                 {"demoted", HOOK_DEMOTED},
+                 {"solo", HOOK_SOLO},
+                 {"paired", HOOK_PAIRED}};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (strcmp(fx->name, names[i].name) == 0)
+            hooks_run(n->hooks, names[i].hook, fx->epoch);
+}
+
+static void route_effect(struct node *n, const struct pair_effect *fx)
+{
+    struct node_mail m = {.effect = *fx};
+    switch (fx->type) {
+    case PX_PROMOTE:
+    case PX_FOLLOW:
+    case PX_DROP:
+    case PX_TAKE_BACK:
+    case PX_PAIRED:
+    case PX_DRAIN:
+    case PX_EPOCH_SEEN:
+        replication_pair(n->replication, fx);
+        break;
+    case PX_SERVE:
+    case PX_STEP_DOWN:
+        replication_pair(n->replication, fx);
+        post(n, MAIL_EFFECT, &m);
+        break;
+    case PX_RELEASE_TAIL:
+    case PX_QUIESCE:
+    case PX_STOPPED:
+        post(n, MAIL_EFFECT, &m);
+        break;
+    case PX_HOOK:
+        run_hook(n, fx);
+        break;
+    case PX_LOG:
+        log_event(fx->ok ? LOG_INFO_ : LOG_WARN_, "role", "%s", fx->text);
+        break;
+    case PX_OP_DONE:
+        control_op_done(n->control, fx->op, fx->ok, fx->text);
+        break;
+    default:
+        assert(!"effect of health's own");
+    }
+}
+
+static void health_effect(void *ctx, const struct pair_effect *fx)
+{
+    struct node *n = ctx;
+    if (!enter(n))
+        return;
+    route_effect(n, fx);
+    leave(n);
+}
+
+static void health_viewed(void *ctx, const struct pair_view *v)
+{
+    struct node *n = ctx;
+    struct node_mail m = {.view = *v};
+    if (!enter(n))
+        return;
+    post(n, MAIL_VIEW, &m);
+    leave(n);
+}
+
+static void control_operate(void *ctx, const struct pair_event *ev)
+{
+    tell_health(ctx, ev);
+}
+
+static void control_queue(void *ctx, struct storage_op *op)
+{
+    struct node_mail m = {.op = op};
+    post(ctx, MAIL_OPERATE, &m);
+}
+
+static void control_read(void *ctx, struct storage_read *r)
+{
+    struct node *n = ctx;
+    r->mail.type = MAIL_READ;
+    r->reply_to = n->mail;
+    storage_read(n->storage, 1, r);
+}
+
+static void control_destinations(void *ctx, uint64_t op)
+{
+    struct node_mail m = {.token = op};
+    post(ctx, MAIL_DESTINATIONS, &m);
+}
+
+static void control_reload(void *ctx, uint64_t op)
+{
+    struct node_mail m = {.token = op};
+    post(ctx, MAIL_RELOAD, &m);
+}
+
+static bool may_deliver(void *ctx)
+{
+    const struct node *n = ctx;
+    return n->serving && n->tail_released && health_may_deliver(n->health, clock_boot_ns());
+}
+
+static int answer_http(void *ctx, const char *path, struct buf *body, const char **content_type)
+{
+    struct node_status *s = xmalloc(sizeof *s);
+    node_status(ctx, s);
+    int code = 200;
+    *content_type = "text/plain; charset=utf-8";
+    if (strcmp(path, "/status") == 0) {
+        *content_type = "application/json";
+        status_json(body, s, true);
+    } else if (strcmp(path, "/metrics") == 0) {
+        *content_type = "text/plain; version=0.0.4; charset=utf-8";
+        status_metrics(body, s);
+    } else if (strcmp(path, "/") == 0) {
+        *content_type = "text/html; charset=utf-8";
+        status_page(body, s);
+    } else {
+        code = status_endpoint(path, s, body);
+    }
+    free(s);
+    return code;
+}
+
+/* ---- time and signals ---- */
+
+static void check_disk(struct node *n)
+{
+    struct statvfs v;
+    if (statvfs(n->config->store, &v) != 0)
+        return;
+    n->disk_free_bytes = (uint64_t)v.f_bavail * v.f_frsize;
+    bool low = n->disk_free_bytes < n->config->queue.disk_reserve_bytes;
+    if (low != n->disk_low) {
+        n->disk_low = low;
+        if (low)
+            log_warn("disk.reserve",
+                     "free_bytes=%llu below the reserve: new mail gets 452, "
+                     "delivery goes on",
+                     (unsigned long long)n->disk_free_bytes);
+        else
+            log_info("disk.ok", "free_bytes=%llu", (unsigned long long)n->disk_free_bytes);
+        settle_gate(n);
+    }
+}
+
+static void alarm_if_alone(struct node *n, uint64_t now)
+{
+    bool alone = n->config->n_nodes > 1 && n->view.serving && n->view.mode == PAIR_SOLO;
+    if (!alone) {
+        n->last_alarm_ns = now;
+        return;
+    }
+    if (now - n->last_alarm_ns < ALARM_MS * MS)
+        return;
+    n->last_alarm_ns = now;
+    log_warn("solo", "%s", n->view.why);
+}
+
+static void on_timer(uv_timer_t *t)
+{
+    struct node *n = t->data;
+    uint64_t now = clock_boot_ns();
+    atomic_store(&n->relay_alive_ns, now);
+    if (n->ended)
+        return;
+    delivery_wake(n->delivery);
+    publish(n);
+    if (n->ticks++ % (1000 / TICK_MS) == 0) {
+        check_disk(n);
+        alarm_if_alone(n, now);
+        notify_status(n->view.why);
+    }
+    uint64_t every = notify_watchdog_interval_ms();
+    if (every && n->ticks * TICK_MS % every < TICK_MS && health_alive(n->health, 2000 * MS) &&
+        replication_alive(n->replication, 2000 * MS))
+        notify_watchdog();
+    if (n->stopping && now > n->stop_by_ns) {
+        log_warn("stop", "the clean stop took longer than %d s; ending now", STOP_MS / 1000);
+        shut_down(n);
+    }
+}
+
+static void on_signal(uv_signal_t *h, int number)
+{
+    struct node *n = h->data;
+    if (number == SIGHUP) {
+        on_reload(n, 0);
+        return;
+    }
+    if (number == SIGPIPE)
+        return;
+    if (n->stopping) {
+        log_warn("stop", "second signal: ending at once");
+        shut_down(n);
+        return;
+    }
+    log_info("stop", "signal=%d", number);
+    notify_stopping();
+    n->stopping = true;
+    n->stop_by_ns = clock_boot_ns() + STOP_MS * MS;
+    struct pair_event ev = {.type = PE_OP_STOP};
+    health_post(n->health, &ev);
+}
+
+/* ---- start and end ---- */
+
+static bool open_parts(struct node *n, struct store_meta *meta, bool *virgin, char *err,
+                       size_t size)
+{
+    struct config *c = n->config;
+    if (!crypto_key_load(c->key_file, n->key, err, size))
+        return false;
+    n->hooks = hooks_start(c, HOOK_LIMIT_MS, err, size);
+    if (!n->hooks || !privileges_assume(c->user, err, size))
+        return false;
+    n->storage = storage_open(c, meta, virgin, err, size);
+    n->events = n->storage ? events_open(c->events, c->node, err, size) : NULL;
+    privileges_resume();
+    if (!n->events)
+        return false;
+    n->queue = queue_new(n->loop, n->storage, n->events, c);
+    n->smtp = smtp_server_new(n->loop, c, n->queue, n->events, err, size);
+    if (!n->smtp)
+        return false;
+    struct delivery_hooks dh = {.ctx = n, .may_deliver = may_deliver};
+    n->delivery = delivery_new(n->loop, c, n->queue, n->events, &dh, err, size);
+    return n->delivery && privileges_drop(c->user, err, size);
+}
+
+static bool start_threads(struct node *n, const struct store_meta *meta, char *err, size_t size)
+{
+    struct config *c = n->config;
+    struct control_hooks ch = {.ctx = n,
+                               .status = node_status,
+                               .operate = control_operate,
+                               .queue = control_queue,
+                               .read = control_read,
+                               .destinations = control_destinations,
+                               .reload = control_reload};
+    struct replication_hooks rh = {.ctx = n,
+                                   .store = replication_store,
+                                   .report = replication_report,
+                                   .watermark = replication_watermark,
+                                   .epoch_over = replication_epoch_over};
+    struct health_hooks hh = {.ctx = n, .effect = health_effect, .view = health_viewed};
+    /* A thread may call into a later one only once the pair core moves: after the PE_STORE that
+     * node_start() posts when all of them run. */
+    n->replication = replication_start(c, n->key, meta, &rh, err, size);
+    n->health = n->replication ? health_start(c, n->key, &hh, err, size) : NULL;
+    n->control = n->health ? control_start(c, n->events, &ch, err, size) : NULL;
+    n->http = n->control ? http_start(c->http_listen, answer_http, n, err, size) : NULL;
+    return n->http != NULL;
+}
+
+static void start_signals(struct node *n)
+{
+    struct {
+        uv_signal_t *h;
+        int number;
+    } list[] = {
+        {&n->sigterm, SIGTERM}, {&n->sigint, SIGINT}, {&n->sighup, SIGHUP}, {&n->sigpipe, SIGPIPE}};
+    for (size_t i = 0; i < sizeof list / sizeof list[0]; i++) {
+        uv_signal_init(n->loop, list[i].h);
+        list[i].h->data = n;
+        uv_signal_start(list[i].h, on_signal, list[i].number);
+    }
+    uv_timer_init(n->loop, &n->timer);
+    n->timer.data = n;
+    uv_timer_start(&n->timer, on_timer, TICK_MS, TICK_MS);
+}
+
+struct node *node_start(uv_loop_t *loop, struct config *c, char *err, size_t size)
+{
+    struct node *n = xcalloc(1, sizeof *n);
+    struct store_meta *meta = xcalloc(1, sizeof *meta);
+    bool virgin = false;
+    n->loop = loop;
+    n->config = n->configs[n->n_configs++] = c;
+    n->started_ms = clock_wall_ms();
+    n->started_ns = clock_boot_ns();
+    atomic_store(&n->relay_alive_ns, n->started_ns);
+    pthread_mutex_init(&n->lock, NULL);
+    pthread_rwlock_init(&n->running, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    privileges_raise_files(FILES_WANTED);
+    n->mail = mailbox_new(loop, on_mail, n);
+    if (!open_parts(n, meta, &virgin, err, size) || !start_threads(n, meta, err, size)) {
+        free(meta);
+        return NULL; /* the process ends; what was opened needs no more care than its exit */
+    }
+    struct storage_hooks sh = {.ctx = n,
+                               .batch = storage_batch,
+                               .durable = storage_durable,
+                               .reply = storage_reply,
+                               .changed = storage_changed,
+                               .failed = storage_failed,
+                               .opstate = storage_opstate};
+    storage_start(n->storage, &sh);
+    start_signals(n);
+    check_disk(n);
+    settle_gate(n);
+    atomic_store(&n->virgin, virgin);
+    post_store(n, meta);
+    free(meta);
+    log_info("start", "version=%s cluster=%s store=%s", BATON_VERSION, c->cluster, c->store);
+    notify_ready();
+    return n;
+}
+
+static void part_closed(void *ctx)
+{
+    struct node *n = ctx;
+    assert(n->closing);
+    if (--n->closing == 0)
+        uv_stop(n->loop);
+}
+
+/* Operators first: their threads ask the others. Then nobody calls anybody, and the rest ends in
+ * any order; sessions and connections close last. */
+static void shut_down(struct node *n)
+{
+    if (n->ended)
+        return;
+    epoch_over(n);
+    n->ended = true;
+    smtp_server_set_gate(n->smtp, SMTP_NOT_PRIMARY);
+    http_stop(n->http);
+    pthread_rwlock_wrlock(&n->running);
+    n->calls_over = true;
+    pthread_rwlock_unlock(&n->running);
+    control_stop(n->control);
+    n->control = NULL;
+    health_stop(n->health);
+    replication_stop(n->replication);
+    storage_stop(n->storage);
+    n->closing = 2;
+    smtp_server_close(n->smtp, part_closed, n);
+    delivery_close(n->delivery, part_closed, n);
+}
+
+void node_run(struct node *n)
+{
+    uv_run(n->loop, UV_RUN_DEFAULT);
+    queue_close(n->queue);
+    mailbox_close(n->mail);
+    uv_close((uv_handle_t *)&n->timer, NULL);
+    uv_close((uv_handle_t *)&n->sigterm, NULL);
+    uv_close((uv_handle_t *)&n->sigint, NULL);
+    uv_close((uv_handle_t *)&n->sighup, NULL);
+    uv_close((uv_handle_t *)&n->sigpipe, NULL);
+    uv_run(n->loop, UV_RUN_DEFAULT);
+    events_close(n->events);
+    hooks_stop(n->hooks, HOOKS_STOP_MS);
+    for (unsigned i = 0; i < n->n_configs; i++)
+        config_free(n->configs[i]);
+    pthread_mutex_destroy(&n->lock);
+    pthread_rwlock_destroy(&n->running);
+    log_info("stopped", "after %.1f s", (double)(clock_boot_ns() - n->started_ns) / 1e9);
+    free(n);
+}

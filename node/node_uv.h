@@ -1,0 +1,80 @@
+/* One node, put together: which thread hears of what. Decides nothing that a core could decide; see
+ * node_uv.c for the wiring. */
+#ifndef BATON_NODE_NODE_UV_H
+#define BATON_NODE_NODE_UV_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <uv.h>
+
+#include "health/health_uv.h"
+#include "health/http_mhd.h"
+#include "node/control/control_uv.h"
+#include "node/delivery/delivery_uv.h"
+#include "node/hooks_posix.h"
+#include "node/smtp/server_uv.h"
+#include "replication/replication_uv.h"
+
+enum { CONFIGS_MAX = 1024 }; /* reloads in one life; each keeps its configuration until the end */
+
+/* What the relay's loop publishes for other threads. */
+struct relay_snapshot {
+    struct smtp_stats smtp;
+    struct delivery_stats delivery;
+    struct queue_stats queue;
+    enum smtp_gate gate;
+    uint64_t disk_free_bytes;
+};
+
+struct node {
+    uv_loop_t *loop;
+    struct config *config;
+    struct config *configs[CONFIGS_MAX]; /* all of this life: threads hold pointers into them */
+    unsigned n_configs;
+    uint8_t key[32];
+    int64_t started_ms;
+    uint64_t started_ns;
+
+    struct storage *storage;
+    struct queue *queue;
+    struct smtp_server *smtp;
+    struct delivery *delivery;
+    struct events *events;
+    struct hooks *hooks;
+    struct replication *replication;
+    struct health *health;
+    struct control *control;
+    struct http *http;
+    struct mailbox *mail; /* other threads to the relay's loop */
+    uv_timer_t timer;
+    uv_signal_t sigterm, sigint, sighup, sigpipe;
+
+    /* relay's loop */
+    struct pair_view view;
+    uint32_t serving; /* epoch the queue takes operations in; 0: none */
+    bool tail_released, disk_low, stopping, ended;
+    struct { /* the newest heard; may come before the order to serve */
+        uint32_t epoch;
+        uint64_t committed, settled;
+    } mark;
+    uint64_t ticks, last_alarm_ns, stop_by_ns;
+    uint64_t disk_free_bytes;
+    unsigned closing; /* parts whose close callback is still due */
+
+    _Atomic uint64_t relay_alive_ns, own_lsn;
+    _Atomic bool virgin; /* the store has never held a history */
+    pthread_rwlock_t
+        running;          /* held for reading by every call from thread to thread; see enter() */
+    bool calls_over;      /* guarded by it */
+    pthread_mutex_t lock; /* guards snapshot and config */
+    struct relay_snapshot snapshot;
+};
+
+/* Opens, binds and starts everything; takes c. NULL: err (size n) has one line. */
+struct node *node_start(uv_loop_t *loop, struct config *c, char *err, size_t n);
+/* Runs until a clean stop has ended, then frees the node. */
+void node_run(struct node *n);
+
+/* node_status_posix.c: any thread. */
+void node_status(void *node, struct node_status *out);
+#endif
