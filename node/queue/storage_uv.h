@@ -73,7 +73,7 @@ struct storage_op {
     enum select_action action;
     void *ctx;                           /* the caller's */
     void (*done)(struct storage_op *op); /* the caller's; storage doesn't call it */
-    void *owner; /* of who passes the operation on for the caller */
+    void *owner;                         /* of who passes the operation on for the caller */
     /* result */
     enum op_result result;
     struct pos pos; /* of its last row */
