@@ -22,6 +22,8 @@ struct batch {
                              history row was written since */
 };
 bool batch_encode(struct buf *b, const struct batch *x);
+/* All but the row bytes, for a sender that has them already: they follow as they are. */
+bool batch_encode_head(struct buf *b, const struct batch *x);
 bool batch_decode(struct wire_reader *r, struct batch *out);
 
 /* Primary: gives each row of `rows` (already encoded with pos.epoch = epoch and consecutive lsns by
@@ -37,6 +39,8 @@ int apply_follow(struct store *s, const struct batch *x, int64_t wall_ms);
 /* Several batches in one transaction (group commit on the standby): apply_follow_rows inside
  * begin/commit of the caller; *meta is carried from one to the next and written by the caller. */
 int apply_follow_rows(struct store *s, const struct batch *x, struct store_meta *meta);
+/* Is it the row that purges? Then tombstones done before *before_ms are gone with it. */
+bool apply_is_purge(const struct row *r, int64_t *before_ms);
 /* The next piece of a purge that was begun: at most `limit` messages, one transaction. */
 int apply_purge(struct store *s, unsigned limit, bool *more);
 /* Numbers rows consecutively from *next (pos = {epoch, (*next)++}) while encoding them into b; born

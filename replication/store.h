@@ -57,13 +57,16 @@ struct store_ops {
     /* Rows with pos.lsn > after, in lsn order (epochs of one history never overlap in lsn), until
      * fn stops. */
     int (*changes_after)(struct store *s, uint64_t after, store_row_fn fn, void *ctx);
-    /* Marks every row with pos behind `shared` (epoch above shared.epoch, or lsn above shared.lsn)
-     * as unmerged: a message and its recipients and chunks by the message's born position:
-     * classify(ctx, born) decides; other rows of messages born before: UNMERGED_QUEUED. */
+    /* Marks rows with pos.lsn > shared.lsn that carry no mark yet with what classify says about the
+     * row's own pos and `born`: the born position of its message for a message, its recipients and
+     * chunks ({0,0} when the message isn't here, and for operator state). UNMERGED_NONE: the row is
+     * left alone. */
     int (*mark_unmerged)(struct store *s, struct pos shared,
-                         enum unmerged_class (*classify)(void *ctx, struct pos born), void *ctx);
-    /* Unmerged rows in an order that allows merging: per message its chunks, the message, its
-     * recipients; opstate last. */
+                         enum unmerged_class (*classify)(void *ctx, struct pos pos,
+                                                         struct pos born),
+                         void *ctx);
+    /* Unmerged rows in an order that allows merging: by message id; per message its chunks, the
+     * message, its recipients; opstate last. */
     int (*each_unmerged)(struct store *s, store_row_fn fn, void *ctx);
     int (*unmark)(struct store *s, const struct row *key);
     /* Recipient rows of the message that are here, and how many of them are not terminal. */

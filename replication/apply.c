@@ -1,0 +1,387 @@
+/* See apply.h: following, modes, adopting, wiping. The merge half is in rejoin.c, a primary's own
+ * transactions in own.c. Protocol 4, 5, 8, 10. */
+#include "replication/apply.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#include "replication/merge.h"
+#include "replication/moved.h"
+
+/* A frame holds one batch (FRAME_MAX in replica.h); the first piece of a purge. */
+enum { BATCH_BYTES_MAX = 16 << 20, HISTORY_BYTES_MAX = 16384, PURGE_FIRST = 256 };
+
+bool batch_encode_head(struct buf *b, const struct batch *x)
+{
+    return wire_put_u32(b, x->epoch) && wire_put_u64(b, x->first) && wire_put_u64(b, x->last) &&
+           wire_put_u8(b, x->complete) && wire_put_u32(b, x->committed.epoch) &&
+           wire_put_u64(b, x->committed.lsn) && wire_put_u32(b, x->n_rows) &&
+           wire_put_bytes(b, x->history) && wire_put_u32(b, (uint32_t)x->rows.n);
+}
+
+bool batch_encode(struct buf *b, const struct batch *x)
+{
+    return batch_encode_head(b, x) && buf_append_slice(b, x->rows);
+}
+
+bool batch_decode(struct wire_reader *r, struct batch *out)
+{
+    memset(out, 0, sizeof *out);
+    out->epoch = wire_get_u32(r);
+    out->first = wire_get_u64(r);
+    out->last = wire_get_u64(r);
+    uint8_t complete = wire_get_u8(r);
+    out->complete = complete == 1;
+    out->committed.epoch = wire_get_u32(r);
+    out->committed.lsn = wire_get_u64(r);
+    out->n_rows = wire_get_u32(r);
+    out->history = wire_get_bytes(r, HISTORY_BYTES_MAX);
+    out->rows = wire_get_bytes(r, BATCH_BYTES_MAX);
+    if (complete > 1 || out->last + 1 < out->first || out->n_rows > out->rows.n)
+        r->bad = true;
+    return !r->bad;
+}
+
+bool apply_number(struct buf *b, struct row *rows, unsigned n, uint32_t epoch, uint64_t *next)
+{
+    size_t start = b->len;
+    for (unsigned i = 0; i < n; i++) {
+        struct pos p = {epoch, *next + i};
+        row_set_pos(&rows[i], p);
+        if (rows[i].type == ROW_MESSAGE && rows[i].message.born.lsn == 0)
+            rows[i].message.born = p;
+        if (!row_encode(b, &rows[i])) {
+            b->len = start;
+            return false;
+        }
+    }
+    *next += n;
+    return true;
+}
+
+static int finish(struct store *s, int err)
+{
+    if (!err)
+        return s->ops->commit(s);
+    s->ops->rollback(s);
+    return err;
+}
+
+static int64_t number(struct slice v)
+{
+    int64_t n = 0;
+    for (size_t i = 0; i < v.n && i < 18 && v.p[i] >= '0' && v.p[i] <= '9'; i++)
+        n = n * 10 + (v.p[i] - '0');
+    return n;
+}
+
+bool apply_is_purge(const struct row *r, int64_t *before_ms)
+{
+    if (r->type != ROW_OPSTATE || !slice_eq(r->opstate.key, SLICE_LIT("purge")))
+        return false;
+    *before_ms = number(r->opstate.value);
+    return true;
+}
+
+static int put_and_purge(struct store *s, const struct row *r, enum unmerged_class mark)
+{
+    int64_t before_ms;
+    bool more;
+    int err = s->ops->put(s, r, mark);
+    if (!err && apply_is_purge(r, &before_ms))
+        err = s->ops->purge(s, before_ms, PURGE_FIRST, &more);
+    return err;
+}
+
+int apply_purge(struct store *s, unsigned limit, bool *more)
+{
+    struct row key = {.type = ROW_OPSTATE, .opstate.key = SLICE_LIT("purge")}, row;
+    enum unmerged_class mark;
+    *more = false;
+    int err = s->ops->get(s, &key, &row, &mark);
+    if (err)
+        return err == STORE_NOT_FOUND ? STORE_OK : err;
+    int64_t before_ms = number(row.opstate.value);
+    err = s->ops->begin(s);
+    if (err)
+        return err;
+    return finish(s, s->ops->purge(s, before_ms, limit, more));
+}
+
+int apply_own(struct store *s, const struct batch *x, int64_t wall_ms)
+{
+    struct store_meta meta;
+    s->ops->get_meta(s, &meta);
+    assert(x->first == meta.end.lsn + 1 && x->epoch == meta.end.epoch);
+    int err = s->ops->begin(s);
+    if (err)
+        return err;
+    struct wire_reader r = wire_read(x->rows);
+    uint64_t lsn = x->first;
+    for (; !err && r.n; lsn++) {
+        struct row row;
+        if (!row_decode(&r, &row))
+            err = STORE_CORRUPT;
+        else {
+            assert(row_pos(&row).epoch == x->epoch && row_pos(&row).lsn == lsn);
+            err = put_and_purge(s, &row, UNMERGED_NONE);
+        }
+    }
+    assert(err || lsn == x->last + 1);
+    meta.end = (struct pos){x->epoch, x->last};
+    if (pos_cmp(x->committed, meta.committed) > 0)
+        meta.committed = x->committed;
+    meta.written_ms = wall_ms;
+    return finish(s, err ? err : s->ops->set_meta(s, &meta));
+}
+
+static bool found_one(void *ctx, const struct row *r, enum unmerged_class mark)
+{
+    (void)r;
+    (void)mark;
+    *(bool *)ctx = true;
+    return false;
+}
+
+/* True: every row here is unmarked and at or below `end`: what comes after it in order can be
+ * written without looking. */
+static int is_plain(struct store *s, struct pos end, bool *plain)
+{
+    bool any = false;
+    int err = s->ops->each_unmerged(s, found_one, &any);
+    if (!err && !any)
+        err = s->ops->changes_after(s, end.lsn, found_one, &any);
+    *plain = !any;
+    return err;
+}
+
+/* In the steady state a recipient's message is here before it (protocol 10). */
+static int check_parent(struct store *s, const struct row *r, uint64_t last_message)
+{
+    if (r->type != ROW_RECIPIENT || r->recipient.id == last_message)
+        return STORE_OK;
+    uint32_t total, open;
+    int err = s->ops->count_recipients(s, r->recipient.id, &total, &open);
+    if (err || total)
+        return err;
+    struct row key = {.type = ROW_MESSAGE, .message.id = r->recipient.id}, row;
+    enum unmerged_class mark;
+    err = s->ops->get(s, &key, &row, &mark);
+    return err == STORE_NOT_FOUND ? STORE_CONFLICT : err;
+}
+
+/* A row of the primary meets a row here that it may not have yet: both are kept, in one. */
+static int follow_marked(struct store *s, const struct row *in, const struct row *here,
+                         enum unmerged_class mark)
+{
+    struct row out = *in;
+    bool same = true;
+    switch (in->type) {
+    case ROW_MESSAGE:
+        merge_message(&here->message, &in->message, &out.message, &same);
+        break;
+    case ROW_RECIPIENT:
+        merge_recipient(&here->recipient, &in->recipient, &out.recipient);
+        break;
+    case ROW_OPSTATE:
+        merge_opstate(&here->opstate, &in->opstate, &out.opstate);
+        break;
+    case ROW_CHUNK:
+        break;
+    }
+    if (!same) {
+        /* One id for two messages (a cloned store): ours goes on under another one. */
+        int err = moved_local(s, in->message.id, mark);
+        return err ? err : s->ops->put(s, in, UNMERGED_NONE);
+    }
+    /* `out` borrows from the store's own answer, which does not outlive the next call. */
+    struct buf copy;
+    buf_init(&copy, 1 << 20);
+    struct row own;
+    bool ok = row_encode(&copy, &out);
+    struct wire_reader r = wire_read(buf_slice(&copy));
+    int err = ok && row_decode(&r, &own) ? put_and_purge(s, &own, mark) : STORE_CORRUPT;
+    buf_free(&copy);
+    return err;
+}
+
+static int follow_row(struct store *s, const struct row *in)
+{
+    struct row here;
+    enum unmerged_class mark;
+    int err = s->ops->get(s, in, &here, &mark);
+    if (err == STORE_NOT_FOUND)
+        return put_and_purge(s, in, UNMERGED_NONE);
+    if (err)
+        return err;
+    if (mark != UNMERGED_NONE)
+        return follow_marked(s, in, &here, mark);
+    if (pos_cmp(row_pos(in), row_pos(&here)) <= 0)
+        return STORE_OK;
+    return put_and_purge(s, in, UNMERGED_NONE);
+}
+
+static int follow_rows(struct store *s, const struct batch *x, bool plain)
+{
+    struct wire_reader r = wire_read(x->rows);
+    uint64_t last_message = 0, last_lsn = 0;
+    int err = STORE_OK;
+    uint32_t n = 0;
+    while (!err && r.n) {
+        struct row row;
+        if (!row_decode(&r, &row))
+            return STORE_CORRUPT;
+        uint64_t lsn = row_pos(&row).lsn;
+        if (lsn <= last_lsn || lsn > x->last || lsn < x->first)
+            return STORE_CORRUPT;
+        last_lsn = lsn;
+        if (row.type == ROW_MESSAGE)
+            last_message = row.message.id;
+        err = x->complete && plain ? check_parent(s, &row, last_message) : STORE_OK;
+        if (!err)
+            err = plain ? put_and_purge(s, &row, UNMERGED_NONE) : follow_row(s, &row);
+        n++;
+    }
+    return err ? err : n == x->n_rows ? STORE_OK : STORE_CORRUPT;
+}
+
+int apply_follow_rows(struct store *s, const struct batch *x, struct store_meta *meta)
+{
+    uint64_t reach = meta->end.lsn > s->cursor ? meta->end.lsn : s->cursor;
+    if (x->epoch < meta->end.epoch || x->first > reach + 1)
+        return STORE_CONFLICT;
+    bool plain = false;
+    int err = STORE_OK;
+    if (!s->cursor && x->complete && x->first == meta->end.lsn + 1)
+        err = is_plain(s, meta->end, &plain);
+    if (!err)
+        err = follow_rows(s, x, plain);
+    if (err)
+        return err;
+    if (!x->complete) {
+        if (x->last > s->cursor)
+            s->cursor = x->last;
+        return STORE_OK;
+    }
+    s->cursor = 0;
+    struct pos end = {x->epoch, x->last > meta->end.lsn ? x->last : meta->end.lsn};
+    if (pos_cmp(end, meta->end) > 0)
+        meta->end = end;
+    if (x->history.n) {
+        struct wire_reader r = wire_read(x->history);
+        if (!history_decode(&r, &meta->history))
+            return STORE_CORRUPT;
+    }
+    meta->copying = false;
+    if (pos_cmp(x->committed, meta->committed) > 0)
+        meta->committed = x->committed;
+    if (x->epoch > meta->epoch_seen)
+        meta->epoch_seen = x->epoch;
+    return STORE_OK;
+}
+
+int apply_follow(struct store *s, const struct batch *x, int64_t wall_ms)
+{
+    struct store_meta meta;
+    s->ops->get_meta(s, &meta);
+    uint64_t cursor = s->cursor;
+    int err = s->ops->begin(s);
+    if (err)
+        return err;
+    err = apply_follow_rows(s, x, &meta);
+    meta.written_ms = wall_ms;
+    err = finish(s, err ? err : s->ops->set_meta(s, &meta));
+    if (err)
+        s->cursor = cursor;
+    return err;
+}
+
+int apply_mode(struct store *s, uint32_t epoch, enum history_mode mode, uint64_t first,
+               struct pos committed)
+{
+    struct store_meta meta;
+    s->ops->get_meta(s, &meta);
+    if (!first)
+        first = meta.end.lsn + 1;
+    if (meta.history.n && meta.history.row[meta.history.n - 1].epoch > epoch)
+        return STORE_CONFLICT;
+    history_add(&meta.history, (struct history_row){epoch, (uint8_t)mode, first});
+    if (pos_cmp(committed, meta.committed) > 0)
+        meta.committed = committed;
+    int err = s->ops->begin(s);
+    return err ? err : finish(s, s->ops->set_meta(s, &meta));
+}
+
+/* What section 8 needs to know of the time before the meeting. */
+struct judge {
+    const struct store_meta *own; /* as it was */
+    struct pos shared, primary_committed;
+    const struct history *primary;
+};
+
+static enum unmerged_class classify(void *ctx, struct pos pos, struct pos born)
+{
+    const struct judge *j = ctx;
+    /* Rows of an unfinished catch-up lie beyond the end. As long as the primary's history has that
+     * place they are its own. */
+    struct pos open_end = {UINT32_MAX, UINT64_MAX};
+    if (pos.lsn > j->own->end.lsn &&
+        pos.lsn <= history_epoch_end(j->primary, pos.epoch, open_end) &&
+        history_mode_at(j->primary, pos) != MODE_UNKNOWN)
+        return UNMERGED_NONE;
+    if (born.lsn <= j->shared.lsn)
+        return UNMERGED_QUEUED;
+    if (history_mode_at(&j->own->history, born) != MODE_PAIRED)
+        return UNMERGED_QUEUED;
+    if (pos_cmp(born, j->own->committed) <= 0)
+        return UNMERGED_QUEUED;
+    if (born.epoch == j->primary_committed.epoch && born.lsn <= j->primary_committed.lsn)
+        return UNMERGED_QUEUED;
+    return UNMERGED_QUARANTINE;
+}
+
+int apply_adopt(struct store *s, struct pos shared, const struct history *primary,
+                struct pos primary_committed)
+{
+    struct store_meta meta, old;
+    s->ops->get_meta(s, &old);
+    if (shared.lsn > old.end.lsn)
+        return STORE_CONFLICT;
+    struct judge j = {&old, shared, primary_committed, primary};
+    int err = s->ops->begin(s);
+    if (err)
+        return err;
+    err = s->ops->mark_unmerged(s, shared, classify, &j);
+    meta = old;
+    meta.end = shared;
+    meta.history = *primary;
+    if (pos_cmp(meta.committed, shared) > 0)
+        meta.committed = shared;
+    if (primary->n && primary->row[primary->n - 1].epoch > meta.epoch_seen)
+        meta.epoch_seen = primary->row[primary->n - 1].epoch;
+    err = finish(s, err ? err : s->ops->set_meta(s, &meta));
+    if (!err)
+        s->cursor = 0;
+    return err;
+}
+
+int apply_wipe(struct store *s, const struct store_id *fresh)
+{
+    struct store_meta old, meta;
+    s->ops->get_meta(s, &old);
+    int err = s->ops->begin(s);
+    if (err)
+        return err;
+    err = s->ops->wipe(s, fresh);
+    if (!err) {
+        s->ops->get_meta(s, &meta);
+        meta.epoch_seen = old.epoch_seen; /* what was seen stays seen (protocol 5) */
+        meta.copying = true;
+        meta.unfit = false;
+        err = s->ops->set_meta(s, &meta);
+    }
+    err = finish(s, err);
+    if (!err)
+        s->cursor = 0;
+    return err;
+}
