@@ -1,5 +1,5 @@
 /* The control socket (a thread and loop of its own): one JSON request line in, JSON lines out;
- * what batonctl speaks. */
+ * what batonctl speaks (control.h has the form). */
 #ifndef BATON_CONTROL_CONTROL_UV_H
 #define BATON_CONTROL_CONTROL_UV_H
 
@@ -26,6 +26,8 @@ struct control_hooks {
     void (*reload)(void *ctx, uint64_t op);
 };
 
+/* Binds c->control (mode 0660; a stale socket file is replaced, a live one is an error) and starts
+ * the thread. c and events must outlive it. NULL: err (size n) has one line with the remedy. */
 struct control *control_start(const struct config *c, struct events *events,
                               const struct control_hooks *hooks, char *err, size_t n);
 /* Any thread. */
@@ -33,5 +35,7 @@ void control_op_done(struct control *c, uint64_t op, bool ok, const char *text);
 void control_text_done(struct control *c, uint64_t op, struct slice text);
 void control_queue_done(struct control *c, struct storage_op *op); /* ownership comes back */
 void control_read_done(struct control *c, struct storage_read *r);
+/* Joins the thread and removes the socket file. To be called while queue and storage still answer:
+ * it waits up to 2 s for operations and reads that are out. No call may follow. */
 void control_stop(struct control *c);
 #endif

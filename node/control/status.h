@@ -45,7 +45,18 @@ struct node_status {
     unsigned n_checks;
 };
 
-/* Each appends to out; false: out's cap. */
+/* What wants an operator's eye now, most urgent first: solo, fenced, automatic takeover off, a
+ * check that failed, ... One list for JSON, page, metrics and batonctl. */
+struct status_alarm {
+    const char *name; /* static, snake_case: also a metric's label */
+    bool critical;    /* false: a warning */
+    char text[240];   /* one line for a person, with what to do where there is something */
+};
+enum { STATUS_ALARMS_MAX = 12 + STATUS_CHECKS_MAX };
+unsigned status_alarms(const struct node_status *s, struct status_alarm out[STATUS_ALARMS_MAX]);
+
+/* Each appends to out; false: out's cap. status_page() needs up to STATUS_PAGE_BYTES. */
+enum { STATUS_PAGE_BYTES = 256 << 10 };
 bool status_json(struct buf *out, const struct node_status *s, bool indent);
 bool status_metrics(struct buf *out, const struct node_status *s);
 bool status_page(struct buf *out, const struct node_status *s);

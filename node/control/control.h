@@ -1,0 +1,67 @@
+/* What batonctl asks and what it gets: one JSON object as request line, JSON lines as answer.
+ * Core: text in, struct out, and rows in, JSON out.
+ *
+ * Request: {"verb": "...", ...}; fields by verb, see control_parse(). Answer: any number of
+ * {"data": ...} lines (and {"bytes": N} lines, each followed by N raw bytes and a newline, for
+ * bodies), then one {"done": true, "ok": true|false, "kind": "...", "text": "..."}: kind names
+ * why it isn't ok. One request a connection. */
+#ifndef BATON_CONTROL_CONTROL_H
+#define BATON_CONTROL_CONTROL_H
+
+#include <jansson.h>
+
+#include "node/queue/storage_uv.h"
+
+enum control_verb {
+    CONTROL_STATUS,
+    CONTROL_SWITCHOVER,
+    CONTROL_FAILOVER, /* force */
+    CONTROL_BOOTSTRAP,
+    CONTROL_START_ALONE,
+    CONTROL_TAKEOVER, /* on, for_ms */
+    CONTROL_LIST,     /* selector, limit */
+    CONTROL_SHOW,     /* id */
+    CONTROL_BODY,     /* id */
+    CONTROL_SUMMARY,  /* by */
+    CONTROL_SELECT,   /* action, selector */
+    CONTROL_DESTINATIONS,
+    CONTROL_EVENTS, /* id or 0: follow */
+    CONTROL_RELOAD,
+};
+
+enum {
+    CONTROL_TIMEOUT_MS = 30000,      /* default of pair operations */
+    CONTROL_TIMEOUT_MAX_MS = 600000, /* longer than any takeover; frees the client's place */
+    CONTROL_LIMIT = 100,             /* default of `queue list` */
+    CONTROL_LIMIT_MAX = 1000000,
+};
+
+struct control_request {
+    enum control_verb verb;
+    bool force, on;
+    uint64_t for_ms, id, limit, timeout_ms;
+    enum select_action action;
+    struct selector selector; /* strings owned */
+    char by[16];
+};
+/* False: err (size n) has one line; nothing to free then. */
+bool control_parse(struct slice line, struct control_request *out, char *err, size_t n);
+void control_request_free(struct control_request *r);
+/* The selector with its strings copied, for an operation that outlives the request. */
+struct selector control_selector_copy(const struct selector *s);
+
+/* Answers' last line; kind NULL when ok. */
+json_t *control_done(bool ok, const char *kind, const char *text);
+/* What the operator reads when an operation of the queue ended so. n: messages or recipients
+ * changed. NULL kind: ok. */
+const char *control_op_kind(enum op_result result);
+
+/* A message and its recipients as operators see them; now_ms for ages and times to go. */
+json_t *control_message_json(const struct row_message *m, int64_t now_ms);
+json_t *control_recipient_json(const struct row_recipient *r, int64_t now_ms);
+/* State as `--state` names it: queued, deferred, held, quarantined, in-doubt, or a final one. */
+const char *control_recipient_state(const struct row_recipient *r);
+/* One line: why this recipient is still here, or how it ended. */
+void control_recipient_why(const struct row_recipient *r, uint64_t id, int64_t now_ms,
+                           struct buf *out);
+#endif

@@ -1,0 +1,379 @@
+/* What each verb of the control socket does: hands it to the hooks, turns what comes back into
+ * lines. See control.h for the form and control_client_uv.h for the rest. */
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "node/base/clock_posix.h"
+#include "node/control/control_client_uv.h"
+#include "node/control/text.h"
+
+static void begin_status(struct client *cl)
+{
+    struct control *c = cl->control;
+    struct node_status *s = xcalloc(1, sizeof *s);
+    struct buf text;
+    buf_init(&text, 256 << 10);
+    c->hooks.status(c->hooks.ctx, s);
+    bool ok = status_json(&text, s, false);
+    free(s);
+    json_t *j = ok ? json_loadb((char *)text.data, text.len, 0, NULL) : NULL;
+    buf_free(&text);
+    assert(j);
+    client_send(cl, json_pack("{s:o}", "data", j));
+    client_finish(cl, true, NULL, "%s", "");
+}
+
+static void begin_pair(struct client *cl, enum pair_event_type type)
+{
+    struct control *c = cl->control;
+    struct pair_event ev = {.type = type, .flag = cl->request.force};
+    ev.op = client_wait(cl, cl->request.timeout_ms);
+    c->hooks.operate(c->hooks.ctx, &ev);
+}
+
+static struct storage_op *new_op(struct client *cl, enum storage_op_type type)
+{
+    struct storage_op *op = xcalloc(1, sizeof *op);
+    op->type = type;
+    buf_init(&op->memory, 4096);
+    buf_init(&op->changed, 1 << 20);
+    op->ctx = (void *)(uintptr_t)client_wait(cl, cl->request.timeout_ms);
+    return op;
+}
+
+static void submit(struct client *cl, struct storage_op *op)
+{
+    struct control *c = cl->control;
+    c->out++;
+    c->hooks.queue(c->hooks.ctx, op);
+}
+
+/* Automatic takeover is kept as operator state: replicated, so it survives a takeover. */
+static void begin_takeover(struct client *cl)
+{
+    struct storage_op *op = new_op(cl, OP_OPSTATE);
+    char value[64] = "on";
+    if (!cl->request.on && cl->request.for_ms)
+        snprintf(value, sizeof value, "off until=%" PRId64,
+                 clock_wall_ms() + (int64_t)cl->request.for_ms);
+    else if (!cl->request.on)
+        snprintf(value, sizeof value, "off");
+    bool ok = buf_append_str(&op->memory, "takeover") && buf_append_str(&op->memory, value);
+    assert(ok);
+    (void)ok;
+    op->rows = xcalloc(1, sizeof *op->rows);
+    op->n_rows = 1;
+    op->rows[0].type = ROW_OPSTATE;
+    op->rows[0].opstate.key = slice_of(op->memory.data, 8);
+    op->rows[0].opstate.value = slice_of(op->memory.data + 8, op->memory.len - 8);
+    submit(cl, op);
+}
+
+static void begin_select(struct client *cl)
+{
+    struct storage_op *op = new_op(cl, OP_SELECT);
+    op->action = cl->request.action;
+    op->selector = control_selector_copy(&cl->request.selector);
+    submit(cl, op);
+}
+
+static struct storage_read *new_read(struct client *cl, enum read_type type, size_t bytes)
+{
+    struct storage_read *r = xcalloc(1, sizeof *r);
+    r->type = type;
+    r->id = cl->request.id;
+    buf_init(&r->bytes, bytes);
+    r->ctx = (void *)(uintptr_t)client_wait(cl, CONTROL_READ_MS);
+    return r;
+}
+
+static void submit_read(struct client *cl, struct storage_read *r)
+{
+    struct control *c = cl->control;
+    c->out++;
+    c->hooks.read(c->hooks.ctx, r);
+}
+
+static void list_next(struct client *cl)
+{
+    struct storage_read *r = new_read(cl, READ_LIST, 4 << 20);
+    r->selector = control_selector_copy(&cl->request.selector);
+    r->limit = CONTROL_PAGE;
+    r->cursor.next_ms = cl->list.next_ms;
+    r->cursor.id = cl->list.id;
+    r->cursor.index = cl->list.index;
+    submit_read(cl, r);
+}
+
+static void body_next(struct client *cl)
+{
+    struct storage_read *r = new_read(cl, READ_BODY, BODY_CHUNK_BYTES * 2);
+    r->offset = cl->list.offset;
+    r->limit = BODY_CHUNK_BYTES;
+    submit_read(cl, r);
+}
+
+static void begin_message(struct client *cl)
+{
+    submit_read(cl, new_read(cl, READ_MESSAGE, 16 << 20));
+}
+
+static void begin_summary(struct client *cl)
+{
+    struct storage_read *r = new_read(cl, READ_SUMMARY, 4 << 20);
+    r->by = xstrdup(cl->request.by);
+    submit_read(cl, r);
+}
+
+void answer_begin(struct client *cl)
+{
+    const struct control_hooks *h = &cl->control->hooks;
+    switch (cl->request.verb) {
+    case CONTROL_STATUS:
+        begin_status(cl);
+        break;
+    case CONTROL_SWITCHOVER:
+        begin_pair(cl, PE_OP_SWITCHOVER);
+        break;
+    case CONTROL_FAILOVER:
+        begin_pair(cl, PE_OP_FAILOVER);
+        break;
+    case CONTROL_BOOTSTRAP:
+        begin_pair(cl, PE_OP_BOOTSTRAP);
+        break;
+    case CONTROL_START_ALONE:
+        begin_pair(cl, PE_OP_START_ALONE);
+        break;
+    case CONTROL_TAKEOVER:
+        begin_takeover(cl);
+        break;
+    case CONTROL_SELECT:
+        begin_select(cl);
+        break;
+    case CONTROL_LIST:
+        list_next(cl);
+        break;
+    case CONTROL_SHOW:
+    case CONTROL_BODY:
+        begin_message(cl);
+        break;
+    case CONTROL_SUMMARY:
+        begin_summary(cl);
+        break;
+    case CONTROL_DESTINATIONS:
+        h->destinations(h->ctx, client_wait(cl, CONTROL_READ_MS));
+        break;
+    case CONTROL_RELOAD:
+        h->reload(h->ctx, client_wait(cl, cl->request.timeout_ms));
+        break;
+    case CONTROL_EVENTS:
+        if (!control_follow(cl))
+            client_finish(cl, false, "failed", "too many followers, or no events here");
+        break;
+    }
+}
+
+void answer_expired(struct client *cl)
+{
+    char d[32];
+    switch (cl->request.verb) {
+    case CONTROL_LIST:
+    case CONTROL_SHOW:
+    case CONTROL_BODY:
+    case CONTROL_SUMMARY:
+    case CONTROL_DESTINATIONS:
+        client_finish(cl, false, "failed", "the store did not answer within %s",
+                      text_duration(d, CONTROL_READ_MS));
+        break;
+    default:
+        /* It may have been done, or be done later: only a look tells. */
+        client_finish(cl, false, "undecided",
+                      "no decision within %s; it may still take effect: see batonctl status",
+                      text_duration(d, (int64_t)cl->request.timeout_ms));
+    }
+}
+
+void answer_op(struct client *cl, bool ok, const char *text)
+{
+    client_finish(cl, ok, "refused", "%s", text);
+}
+
+void answer_text(struct client *cl, struct slice text)
+{
+    json_t *j = json_loadb((const char *)text.p, text.n, JSON_DECODE_ANY, NULL);
+    if (!j) {
+        client_finish(cl, false, "failed", "no list of destinations here");
+        return;
+    }
+    client_send(cl, json_pack("{s:o}", "data", j));
+    client_finish(cl, true, NULL, "%s", "");
+}
+
+/* "this node is standby": with the name of the one to ask. */
+static void refuse_not_primary(struct client *cl)
+{
+    struct control *c = cl->control;
+    struct node_status *s = xcalloc(1, sizeof *s);
+    c->hooks.status(c->hooks.ctx, s);
+    bool known = s->pair.record.version != 0;
+    char primary = s->pair.record.primary == NODE_A ? 'a' : 'b';
+    if (known && primary != c->config->node)
+        client_finish(cl, false, "refused", "node %c is %s; node %c is primary: ask it",
+                      c->config->node, role_name(s->pair.role), primary);
+    else
+        client_finish(cl, false, "refused", "node %c does not serve now: %s", c->config->node,
+                      s->pair.why);
+    free(s);
+}
+
+void answer_queue(struct client *cl, const struct storage_op *op)
+{
+    static const char *const past[] = {"held", "released", "to be tried now", "cancelled"};
+    if (op->result == OP_NOT_PRIMARY) {
+        refuse_not_primary(cl);
+    } else if (op->result == OP_FAILED) {
+        client_finish(cl, false, "undecided",
+                      "this node stopped serving meanwhile: it may have been done; look again");
+    } else if (op->type == OP_SELECT) {
+        client_send(cl, json_pack("{s:{s:I}}", "data", "changed", (json_int_t)op->n_changed));
+        client_finish(cl, true, NULL, "%" PRIu64 " recipient%s %s", op->n_changed,
+                      op->n_changed == 1 ? "" : "s", past[cl->request.action]);
+    } else {
+        char d[32];
+        bool until = !cl->request.on && cl->request.for_ms;
+        client_finish(cl, true, NULL, "automatic takeover is %s%s%s", cl->request.on ? "on" : "off",
+                      until ? " for " : "",
+                      until ? text_duration(d, (int64_t)cl->request.for_ms) : "");
+    }
+}
+
+static void list_flush(struct client *cl)
+{
+    if (cl->list.message)
+        client_send(cl, json_pack("{s:o}", "data", cl->list.message));
+    cl->list.message = NULL;
+}
+
+/* One (message, recipient) pair of a page. Rows of a message are adjacent. */
+static void list_pair(struct client *cl, const struct row_message *m, const struct row_recipient *r)
+{
+    bool same = cl->list.id == m->id && cl->list.messages;
+    cl->list.next_ms = r->next_ms;
+    cl->list.id = r->id;
+    cl->list.index = r->index;
+    if (!same) {
+        list_flush(cl);
+        if (cl->list.messages == cl->request.limit) {
+            cl->list.rest++;
+            return;
+        }
+        cl->list.messages++;
+        cl->list.message = control_message_json(m, clock_wall_ms());
+    }
+    if (cl->list.message)
+        json_array_append_new(json_object_get(cl->list.message, "recipients"),
+                              control_recipient_json(r, clock_wall_ms()));
+}
+
+static void list_end(struct client *cl)
+{
+    list_flush(cl);
+    if (cl->list.rest)
+        client_finish(cl, true, NULL, "%s%" PRIu64 " more", cl->list.rest_capped ? "at least " : "",
+                      cl->list.rest);
+    else
+        client_finish(cl, true, NULL, "%s", "");
+}
+
+static void answer_list(struct client *cl, const struct storage_read *r)
+{
+    struct wire_reader w = wire_read(buf_slice(&r->bytes));
+    struct row m, rcpt;
+    while (w.n && row_decode(&w, &m) && row_decode(&w, &rcpt) && m.type == ROW_MESSAGE &&
+           rcpt.type == ROW_RECIPIENT)
+        list_pair(cl, &m.message, &rcpt.recipient);
+    if (w.bad || w.n) {
+        client_finish(cl, false, "failed", "the store gave rows that can't be read");
+        return;
+    }
+    bool enough = cl->list.rest >= CONTROL_COUNT;
+    cl->list.rest_capped = enough && r->more;
+    if (!r->more || enough)
+        list_end(cl);
+    else if (cl->writes)
+        cl->on_drained = list_next;
+    else
+        list_next(cl);
+}
+
+/* READ_MESSAGE: of `show` all of it; of `body` the header lines that go in front. */
+static void answer_message(struct client *cl, const struct storage_read *r)
+{
+    struct wire_reader w = wire_read(buf_slice(&r->bytes));
+    struct row m, rcpt;
+    if (!row_decode(&w, &m) || m.type != ROW_MESSAGE) {
+        client_finish(cl, false, "failed", "the store gave a row that can't be read");
+        return;
+    }
+    if (cl->request.verb == CONTROL_BODY) {
+        if (m.message.state == MESSAGE_DONE) {
+            client_finish(cl, false, "failed", "the message is done: its body is gone");
+            return;
+        }
+        client_send_bytes(cl, m.message.prefix);
+        cl->list.size = m.message.size;
+        body_next(cl);
+        return;
+    }
+    int64_t now = clock_wall_ms();
+    json_t *o = control_message_json(&m.message, now);
+    while (w.n && row_decode(&w, &rcpt) && rcpt.type == ROW_RECIPIENT)
+        json_array_append_new(json_object_get(o, "recipients"),
+                              control_recipient_json(&rcpt.recipient, now));
+    client_send(cl, json_pack("{s:o}", "data", o));
+    client_finish(cl, true, NULL, "%s", "");
+}
+
+static void answer_body(struct client *cl, const struct storage_read *r)
+{
+    cl->list.offset += r->bytes.len;
+    client_send_bytes(cl, buf_slice(&r->bytes));
+    if (!r->bytes.len || cl->list.offset >= cl->list.size)
+        client_finish(cl, true, NULL, "%s", "");
+    else if (cl->writes)
+        cl->on_drained = body_next;
+    else
+        body_next(cl);
+}
+
+void answer_read(struct client *cl, const struct storage_read *r)
+{
+    static const char *const errors[] = {
+        "",
+        "the store can't be read",
+        "the store's disk is full",
+        "the copy here is damaged",
+        "no such message here",
+        "the store is being replaced",
+    };
+    if (r->err) {
+        unsigned e = (unsigned)r->err < sizeof errors / sizeof *errors ? (unsigned)r->err : 1;
+        client_finish(cl, false, "failed", "%s", errors[e]);
+        return;
+    }
+    switch (r->type) {
+    case READ_LIST:
+        answer_list(cl, r);
+        break;
+    case READ_MESSAGE:
+        answer_message(cl, r);
+        break;
+    case READ_BODY:
+        answer_body(cl, r);
+        break;
+    default:
+        answer_text(cl, buf_slice(&r->bytes));
+    }
+}
