@@ -178,16 +178,3 @@ json_t *control_done(bool ok, const char *kind, const char *text)
     assert(o);
     return o;
 }
-
-const char *control_op_kind(enum op_result result)
-{
-    switch (result) {
-    case OP_DURABLE:
-        return NULL;
-    case OP_NOT_PRIMARY:
-        return "refused";
-    case OP_FAILED:
-        return "undecided";
-    }
-    return "failed";
-}

@@ -10,7 +10,8 @@
 
 #include <jansson.h>
 
-#include "node/queue/storage_uv.h"
+#include "node/queue/selector.h"
+#include "replication/row.h"
 
 enum control_verb {
     CONTROL_STATUS,
@@ -52,10 +53,6 @@ struct selector control_selector_copy(const struct selector *s);
 
 /* Answers' last line; kind NULL when ok. */
 json_t *control_done(bool ok, const char *kind, const char *text);
-/* What the operator reads when an operation of the queue ended so. n: messages or recipients
- * changed. NULL kind: ok. */
-const char *control_op_kind(enum op_result result);
-
 /* A message and its recipients as operators see them; now_ms for ages and times to go. */
 json_t *control_message_json(const struct row_message *m, int64_t now_ms);
 json_t *control_recipient_json(const struct row_recipient *r, int64_t now_ms);

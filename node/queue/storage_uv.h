@@ -5,6 +5,7 @@
 
 #include "node/base/config.h"
 #include "node/base/mailbox_uv.h"
+#include "node/queue/selector.h"
 #include "replication/port.h"
 
 struct storage;
@@ -51,16 +52,6 @@ enum op_result {
     OP_NOT_PRIMARY /* never numbered: refuse it */,
     OP_FAILED /* fate unknown */
 };
-enum select_action { SELECT_HOLD, SELECT_RELEASE, SELECT_RETRY, SELECT_CANCEL };
-
-struct selector { /* ANDed; unset parts match all */
-    bool all;
-    uint64_t id;
-    char *domain, *sender, *campaign;
-    char state[16]; /* "", queued, deferred, held, quarantined, in-doubt */
-    uint64_t older_than_ms;
-};
-
 struct storage_op {
     struct mail mail; /* first: posted back to reply_to; mail.type is the caller's */
     struct mailbox *reply_to;
