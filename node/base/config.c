@@ -93,55 +93,55 @@ void config_mistakes_free(struct config_mistakes *m)
     m->n = 0;
 }
 
-size_t row_item_size(const struct row *r)
+size_t setting_item_size(const struct setting *r)
 {
-    return r->kind == ROW_STRINGS ? sizeof(char *) : r->item;
+    return r->kind == SETTING_STRINGS ? sizeof(char *) : r->item;
 }
 
-void *row_items(const struct row *r, void *base)
+void *setting_items(const struct setting *r, void *base)
 {
     if (r->inplace)
-        return row_field(r, base);
+        return setting_field(r, base);
     void *items;
-    memcpy(&items, row_field(r, base), sizeof items);
+    memcpy(&items, setting_field(r, base), sizeof items);
     return items;
 }
 
-void rows_free(const struct row *rows, void *base)
+void settings_free(const struct setting *rows, void *base)
 {
-    for (const struct row *r = rows; r->name; r++) {
+    for (const struct setting *r = rows; r->name; r++) {
         char *items = NULL;
         unsigned n = 0;
         switch (r->kind) {
-        case ROW_STRING:
-            free(*(char **)row_field(r, base));
+        case SETTING_STRING:
+            free(*(char **)setting_field(r, base));
             break;
-        case ROW_STRINGS:
-        case ROW_TEXTS:
-        case ROW_LIST:
-            items = row_items(r, base);
-            n = *row_count(r, base);
+        case SETTING_STRINGS:
+        case SETTING_TEXTS:
+        case SETTING_LIST:
+            items = setting_items(r, base);
+            n = *setting_count(r, base);
             break;
-        case ROW_NODES:
+        case SETTING_NODES:
             for (unsigned i = 0; i < CONFIG_NODES_MAX; i++)
-                rows_free(r->rows, (char *)row_field(r, base) + i * r->item);
+                settings_free(r->rows, (char *)setting_field(r, base) + i * r->item);
             break;
-        case ROW_GROUP:
-            rows_free(r->rows, base);
+        case SETTING_GROUP:
+            settings_free(r->rows, base);
             break;
-        case ROW_VIA:
-            free(((struct config_route *)row_field(r, base))->host);
+        case SETTING_VIA:
+            free(((struct config_route *)setting_field(r, base))->host);
             break;
-        case ROW_TEXT:
-        case ROW_NUMBER:
-        case ROW_PORT:
+        case SETTING_TEXT:
+        case SETTING_NUMBER:
+        case SETTING_PORT:
             break;
         }
         for (unsigned i = 0; i < n; i++) {
-            if (r->kind == ROW_STRINGS)
+            if (r->kind == SETTING_STRINGS)
                 free(((char **)(void *)items)[i]);
-            else if (r->kind == ROW_LIST)
-                rows_free(r->rows, items + i * r->item);
+            else if (r->kind == SETTING_LIST)
+                settings_free(r->rows, items + i * r->item);
         }
         if (!r->inplace)
             free(items);
@@ -158,57 +158,58 @@ static bool via_equal(const struct config_route *a, const struct config_route *b
     return a->kind == b->kind && a->port == b->port && same_string(a->host, b->host);
 }
 
-static bool rows_equal(const struct row *rows, const void *a, const void *b)
+static bool settings_equal(const struct setting *rows, const void *a, const void *b)
 {
-    for (const struct row *r = rows; r->name; r++) {
-        if (!row_equal(r, a, b))
+    for (const struct setting *r = rows; r->name; r++) {
+        if (!setting_equal(r, a, b))
             return false;
     }
     return true;
 }
 
-static bool items_equal(const struct row *r, const void *a, const void *b)
+static bool items_equal(const struct setting *r, const void *a, const void *b)
 {
     /* The casts drop const only to share the accessors; nothing is written. */
-    unsigned n = *row_count(r, (void *)(uintptr_t)a);
-    if (n != *row_count(r, (void *)(uintptr_t)b))
+    unsigned n = *setting_count(r, (void *)(uintptr_t)a);
+    if (n != *setting_count(r, (void *)(uintptr_t)b))
         return false;
-    const char *x = row_items(r, (void *)(uintptr_t)a), *y = row_items(r, (void *)(uintptr_t)b);
-    size_t size = row_item_size(r);
+    const char *x = setting_items(r, (void *)(uintptr_t)a),
+               *y = setting_items(r, (void *)(uintptr_t)b);
+    size_t size = setting_item_size(r);
     for (unsigned i = 0; i < n; i++, x += size, y += size) {
-        bool same = r->kind == ROW_STRINGS ? same_string(*(char *const *)(const void *)x,
-                                                         *(char *const *)(const void *)y)
-                    : r->kind == ROW_LIST  ? rows_equal(r->rows, x, y)
-                                           : memcmp(x, y, size) == 0;
+        bool same = r->kind == SETTING_STRINGS ? same_string(*(char *const *)(const void *)x,
+                                                             *(char *const *)(const void *)y)
+                    : r->kind == SETTING_LIST  ? settings_equal(r->rows, x, y)
+                                               : memcmp(x, y, size) == 0;
         if (!same)
             return false;
     }
     return true;
 }
 
-bool row_equal(const struct row *r, const void *a, const void *b)
+bool setting_equal(const struct setting *r, const void *a, const void *b)
 {
     const char *x = (const char *)a + r->at, *y = (const char *)b + r->at;
     switch (r->kind) {
-    case ROW_STRING:
+    case SETTING_STRING:
         return same_string(*(char *const *)(const void *)x, *(char *const *)(const void *)y);
-    case ROW_TEXT:
+    case SETTING_TEXT:
         return memcmp(x, y, r->item) == 0;
-    case ROW_VIA:
+    case SETTING_VIA:
         return via_equal((const void *)x, (const void *)y);
-    case ROW_NUMBER:
+    case SETTING_NUMBER:
         return memcmp(x, y, sizeof(unsigned)) == 0;
-    case ROW_PORT:
+    case SETTING_PORT:
         return memcmp(x, y, sizeof(uint16_t)) == 0;
-    case ROW_STRINGS:
-    case ROW_TEXTS:
-    case ROW_LIST:
+    case SETTING_STRINGS:
+    case SETTING_TEXTS:
+    case SETTING_LIST:
         return items_equal(r, a, b);
-    case ROW_GROUP:
-        return rows_equal(r->rows, a, b);
-    case ROW_NODES:
+    case SETTING_GROUP:
+        return settings_equal(r->rows, a, b);
+    case SETTING_NODES:
         for (unsigned i = 0; i < CONFIG_NODES_MAX; i++, x += r->item, y += r->item) {
-            if (!rows_equal(r->rows, x, y))
+            if (!settings_equal(r->rows, x, y))
                 return false;
         }
         return true;
@@ -245,11 +246,11 @@ static unsigned edit_distance(const char *a, const char *b)
     return d[na][nb];
 }
 
-const char *rows_nearest(const struct row *rows, const char *name)
+const char *settings_nearest(const struct setting *rows, const char *name)
 {
     const char *best = NULL;
     unsigned least = (unsigned)strlen(name) / 3 + 2; /* further away it is another word */
-    for (const struct row *r = rows; r->name; r++) {
+    for (const struct setting *r = rows; r->name; r++) {
         unsigned d = edit_distance(name, r->name);
         if (d < least) {
             least = d;
@@ -263,7 +264,7 @@ void config_free(struct config *c)
 {
     if (!c)
         return;
-    rows_free(config_rows, c);
+    settings_free(config_settings, c);
     free(c->file);
     free(c);
 }
@@ -272,7 +273,7 @@ void witness_config_free(struct witness_config *c)
 {
     if (!c)
         return;
-    rows_free(witness_rows, c);
+    settings_free(witness_settings, c);
     free(c->file);
     free(c);
 }
@@ -283,8 +284,8 @@ const char *config_needs_restart(const struct config *old, const struct config *
     assert(n > 0);
     size_t o = 0;
     out[0] = 0;
-    for (const struct row *r = config_rows; r->name; r++) {
-        if (!r->restart || row_equal(r, old, fresh))
+    for (const struct setting *r = config_settings; r->name; r++) {
+        if (!r->restart || setting_equal(r, old, fresh))
             continue;
         int w = snprintf(out + o, n - o, "%s%s", o ? ", " : "", r->name);
         if (w < 0 || (size_t)w >= n - o) {

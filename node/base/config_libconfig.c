@@ -219,10 +219,10 @@ static bool scan_file(struct config_reading *r, const char *file, const char *fr
 
 /* --- values by the rows --- */
 
-static void read_rows(struct config_reading *r, const struct row *rows, config_setting_t *group,
+static void read_rows(struct config_reading *r, const struct setting *rows, config_setting_t *group,
                       void *base, const char *name);
 
-static bool take_text(struct config_reading *r, const struct row *row, void *field,
+static bool take_text(struct config_reading *r, const struct setting *row, void *field,
                       const config_setting_t *s, const char *name, const char *text)
 {
     char why[120] = "";
@@ -233,22 +233,22 @@ static bool take_text(struct config_reading *r, const struct row *row, void *fie
 }
 
 /* NULL: not a string, said so. */
-static const char *string_of(struct config_reading *r, const struct row *row,
+static const char *string_of(struct config_reading *r, const struct setting *row,
                              const config_setting_t *s, const char *name)
 {
     const char *text = config_setting_get_string(s);
     if (text)
         return text;
-    if (config_setting_type(s) == CONFIG_TYPE_INT && row->kind != ROW_STRING &&
-        row->kind != ROW_VIA)
+    if (config_setting_type(s) == CONFIG_TYPE_INT && row->kind != SETTING_STRING &&
+        row->kind != SETTING_VIA)
         mistake(r, s, "%s = %d has no unit; write %s", name, config_setting_get_int(s), row->help);
     else
         mistake(r, s, "%s must be a string in quotes; write %s", name, row->help);
     return NULL;
 }
 
-static void read_number(struct config_reading *r, const struct row *row, const config_setting_t *s,
-                        void *field)
+static void read_number(struct config_reading *r, const struct setting *row,
+                        const config_setting_t *s, void *field)
 {
     if (config_setting_type(s) != CONFIG_TYPE_INT) {
         mistake(r, s, "%s must be %s without quotes, from %llu to %llu", row->name, row->help,
@@ -261,28 +261,29 @@ static void read_number(struct config_reading *r, const struct row *row, const c
                 (unsigned long long)row->min, (unsigned long long)row->max);
         return;
     }
-    if (row->kind == ROW_PORT)
+    if (row->kind == SETTING_PORT)
         *(uint16_t *)field = (uint16_t)v;
     else
         *(unsigned *)field = (unsigned)v;
 }
 
 /* Room for n items, zeroed; sets the count. */
-static char *make_items(const struct row *row, void *base, unsigned n)
+static char *make_items(const struct setting *row, void *base, unsigned n)
 {
-    char *items = row->inplace ? row_field(row, base) : xcalloc(n ? n : 1, row_item_size(row));
+    char *items =
+        row->inplace ? setting_field(row, base) : xcalloc(n ? n : 1, setting_item_size(row));
     if (!row->inplace)
-        memcpy(row_field(row, base), &items, sizeof items);
-    *row_count(row, base) = n;
+        memcpy(setting_field(row, base), &items, sizeof items);
+    *setting_count(row, base) = n;
     return items;
 }
 
-static void read_items(struct config_reading *r, const struct row *row, config_setting_t *s,
+static void read_items(struct config_reading *r, const struct setting *row, config_setting_t *s,
                        void *base)
 {
     bool aggregate = config_setting_is_list(s) || config_setting_is_array(s);
     if (!aggregate ||
-        (row->kind == ROW_LIST && config_setting_is_array(s) && config_setting_length(s) > 0)) {
+        (row->kind == SETTING_LIST && config_setting_is_array(s) && config_setting_length(s) > 0)) {
         mistake(r, s, "%s must be %s", row->name, row->help);
         return;
     }
@@ -293,9 +294,9 @@ static void read_items(struct config_reading *r, const struct row *row, config_s
         return;
     }
     char *item = make_items(row, base, n);
-    for (unsigned i = 0; i < n; i++, item += row_item_size(row)) {
+    for (unsigned i = 0; i < n; i++, item += setting_item_size(row)) {
         config_setting_t *e = config_setting_get_elem(s, i);
-        if (row->kind == ROW_LIST) {
+        if (row->kind == SETTING_LIST) {
             if (config_setting_is_group(e))
                 read_rows(r, row->rows, e, item, row->name);
             else
@@ -303,13 +304,13 @@ static void read_items(struct config_reading *r, const struct row *row, config_s
             continue;
         }
         const char *text = string_of(r, row, e, row->name);
-        bool strings = row->kind == ROW_STRINGS;
+        bool strings = row->kind == SETTING_STRINGS;
         if (text && take_text(r, row, strings ? NULL : item, e, row->name, text) && strings)
             *(char **)(void *)item = xstrdup(text);
     }
 }
 
-static void default_items(const struct row *row, void *base)
+static void default_items(const struct setting *row, void *base)
 {
     char *words = xstrdup(row->def), *save = NULL, why[120];
     unsigned n = 1;
@@ -320,12 +321,12 @@ static void default_items(const struct row *row, void *base)
         bool ok = row->set(row, item, w, why, sizeof why);
         assert(ok);
         (void)ok;
-        item += row_item_size(row);
+        item += setting_item_size(row);
     }
     free(words);
 }
 
-static void read_nodes(struct config_reading *r, const struct row *row, config_setting_t *s,
+static void read_nodes(struct config_reading *r, const struct setting *row, config_setting_t *s,
                        struct config_node *nodes, unsigned *count)
 {
     static const char *const names[CONFIG_NODES_MAX] = {"a", "b"};
@@ -353,80 +354,80 @@ static void read_nodes(struct config_reading *r, const struct row *row, config_s
         mistake(r, s, "no node is named in nodes; write %s", row->help);
 }
 
-static void read_default(const struct row *row, void *base)
+static void read_default(const struct setting *row, void *base)
 {
     char why[120];
     bool ok = true;
-    if (row->kind == ROW_GROUP) {
-        for (const struct row *sub = row->rows; sub->name; sub++)
+    if (row->kind == SETTING_GROUP) {
+        for (const struct setting *sub = row->rows; sub->name; sub++)
             read_default(sub, base);
         return;
     }
     if (!row->def)
         return;
-    if (row->kind == ROW_STRING)
-        *(char **)row_field(row, base) = xstrdup(row->def);
-    else if (row->kind == ROW_NUMBER)
-        *(unsigned *)row_field(row, base) = (unsigned)strtoul(row->def, NULL, 10);
-    else if (row->kind == ROW_PORT)
-        *(uint16_t *)row_field(row, base) = (uint16_t)strtoul(row->def, NULL, 10);
-    else if (row->kind == ROW_TEXTS)
+    if (row->kind == SETTING_STRING)
+        *(char **)setting_field(row, base) = xstrdup(row->def);
+    else if (row->kind == SETTING_NUMBER)
+        *(unsigned *)setting_field(row, base) = (unsigned)strtoul(row->def, NULL, 10);
+    else if (row->kind == SETTING_PORT)
+        *(uint16_t *)setting_field(row, base) = (uint16_t)strtoul(row->def, NULL, 10);
+    else if (row->kind == SETTING_TEXTS)
         default_items(row, base);
     else
-        ok = row->set(row, row_field(row, base), row->def, why, sizeof why);
+        ok = row->set(row, setting_field(row, base), row->def, why, sizeof why);
     assert(ok);
     (void)ok;
 }
 
-static void read_setting(struct config_reading *r, const struct row *row, config_setting_t *s,
+static void read_setting(struct config_reading *r, const struct setting *row, config_setting_t *s,
                          void *base)
 {
-    void *field = row_field(row, base);
+    void *field = setting_field(row, base);
     const char *text = NULL;
     switch (row->kind) {
-    case ROW_STRING:
+    case SETTING_STRING:
         text = string_of(r, row, s, row->name);
         if (text && take_text(r, row, NULL, s, row->name, text))
             *(char **)field = xstrdup(text);
         break;
-    case ROW_TEXT:
-    case ROW_VIA:
+    case SETTING_TEXT:
+    case SETTING_VIA:
         text = string_of(r, row, s, row->name);
         if (text)
             take_text(r, row, field, s, row->name, text);
         break;
-    case ROW_NUMBER:
-    case ROW_PORT:
+    case SETTING_NUMBER:
+    case SETTING_PORT:
         read_number(r, row, s, field);
         break;
-    case ROW_STRINGS:
-    case ROW_TEXTS:
-    case ROW_LIST:
+    case SETTING_STRINGS:
+    case SETTING_TEXTS:
+    case SETTING_LIST:
         read_items(r, row, s, base);
         break;
-    case ROW_GROUP:
+    case SETTING_GROUP:
         if (config_setting_is_group(s))
             read_rows(r, row->rows, s, base, row->name);
         else
             mistake(r, s, "%s must be %s", row->name, row->help);
         break;
-    case ROW_NODES:
-        read_nodes(r, row, s, field, row_count(row, base));
+    case SETTING_NODES:
+        read_nodes(r, row, s, field, setting_count(row, base));
         break;
     }
 }
 
-static void check_names(struct config_reading *r, const struct row *rows, config_setting_t *group,
-                        const char *name)
+static void check_names(struct config_reading *r, const struct setting *rows,
+                        config_setting_t *group, const char *name)
 {
     for (unsigned i = 0; i < (unsigned)config_setting_length(group); i++) {
         config_setting_t *s = config_setting_get_elem(group, i);
-        const struct row *row = rows;
+        const struct setting *row = rows;
         while (row->name && strcmp(row->name, s->name) != 0)
             row++;
         if (row->name)
             continue;
-        const char *near = rows_nearest(rows, s->name);
+        const char *near = settings_nearest(rows, s->name);
         char in[80] = "";
         if (name)
             snprintf(in, sizeof in, " in %s", name);
@@ -438,14 +439,15 @@ static void check_names(struct config_reading *r, const struct row *rows, config
 }
 
 /* name: the group's, NULL at the top. */
-static void read_rows(struct config_reading *r, const struct row *rows, config_setting_t *group,
+static void read_rows(struct config_reading *r, const struct setting *rows, config_setting_t *group,
                       void *base, const char *name)
 {
     check_names(r, rows, group, name);
-    for (const struct row *row = rows; row->name; row++) {
+    for (const struct setting *row = rows; row->name; row++) {
         config_setting_t *s = config_setting_get_member(group, row->name);
         /* A value that turns out wrong leaves the default, so that no check trips over it again. */
-        if (s && (row->kind == ROW_TEXT || row->kind == ROW_NUMBER || row->kind == ROW_PORT))
+        if (s &&
+            (row->kind == SETTING_TEXT || row->kind == SETTING_NUMBER || row->kind == SETTING_PORT))
             read_default(row, base);
         if (s)
             read_setting(r, row, s, base);
@@ -458,7 +460,7 @@ static void read_rows(struct config_reading *r, const struct row *rows, config_s
 }
 
 /* Reads file into base. False: it can't be parsed, base was not touched. */
-static bool read_file(struct config_reading *r, const struct row *rows, void *base)
+static bool read_file(struct config_reading *r, const struct setting *rows, void *base)
 {
     unsigned before = r->mistakes->n;
     config_init(&r->cfg);
@@ -507,7 +509,7 @@ struct config *config_load(const char *file, struct config_mistakes *m)
     unsigned before = m->n;
     c->file = xstrdup(file);
     c->arbiter.type = ARBITER_NONE;
-    if (read_file(&r, config_rows, c)) {
+    if (read_file(&r, config_settings, c)) {
         fill_lists(c);
         config_check(&r, c);
     }
@@ -524,7 +526,7 @@ struct witness_config *witness_config_load(const char *file, struct config_mista
     struct witness_config *c = xcalloc(1, sizeof *c);
     unsigned before = m->n;
     c->file = xstrdup(file);
-    if (read_file(&r, witness_rows, c))
+    if (read_file(&r, witness_settings, c))
         witness_config_check(&r, c);
     config_destroy(&r.cfg);
     if (m->n == before)

@@ -6,35 +6,37 @@
 
 #include "node/base/config.h"
 
-enum row_kind {
-    ROW_STRING,  /* char *, owned */
-    ROW_TEXT,    /* a string in the file that `set` turns into a value (duration, size, word) */
-    ROW_NUMBER,  /* unsigned */
-    ROW_PORT,    /* uint16_t */
-    ROW_STRINGS, /* char ** (or char *[max] when inplace) and a count */
-    ROW_TEXTS,   /* items of `item` bytes, each made by `set`, and a count */
-    ROW_GROUP,   /* `rows` within the same struct */
-    ROW_LIST,    /* groups: items of `item` bytes described by `rows`, and a count */
-    ROW_NODES,   /* the two nodes, by name */
-    ROW_VIA,     /* a route's next hop: kind, host and port of struct config_route (at 0) */
+enum setting_kind {
+    SETTING_STRING,  /* char *, owned */
+    SETTING_TEXT,    /* a string in the file that `set` turns into a value (duration, size, word) */
+    SETTING_NUMBER,  /* unsigned */
+    SETTING_PORT,    /* uint16_t */
+    SETTING_STRINGS, /* char ** (or char *[max] when inplace) and a count */
+    SETTING_TEXTS,   /* items of `item` bytes, each made by `set`, and a count */
+    SETTING_GROUP,   /* `rows` within the same struct */
+    SETTING_LIST,    /* groups: items of `item` bytes described by `rows`, and a count */
+    SETTING_NODES,   /* the two nodes, by name */
+    SETTING_VIA,     /* a route's next hop: kind, host and port of struct config_route (at 0) */
 };
 
-struct row;
-/* Value from text; false: why (size n) says what is wrong with it. For ROW_STRING and ROW_STRINGS
- * field is NULL: it only checks. */
-typedef bool row_set(const struct row *r, void *field, const char *text, char *why, size_t n);
+struct setting;
+/* Value from text; false: why (size n) says what is wrong with it. For SETTING_STRING and
+ * SETTING_STRINGS field is NULL: it only checks. */
+typedef bool setting_set(const struct setting *r, void *field, const char *text, char *why,
+                         size_t n);
 
-struct row {
+struct setting {
     const char *name;
-    enum row_kind kind;
+    enum setting_kind kind;
     size_t at;       /* offset of the field */
     size_t count_at; /* offset of its count (unsigned) */
-    const char *def; /* as it would be in the file (ROW_TEXTS, ROW_STRINGS: words); NULL: unset */
+    const char
+        *def; /* as it would be in the file (SETTING_TEXTS, SETTING_STRINGS: words); NULL: unset */
     uint64_t min, max;
     const char *help; /* what to write; ends a mistake's line */
-    row_set *set;
-    const char *const *words; /* ROW_TEXT with set_word: NULL-terminated, value is the index */
-    const struct row *rows;
+    setting_set *set;
+    const char *const *words; /* SETTING_TEXT with set_word: NULL-terminated, value is the index */
+    const struct setting *rows;
     size_t item;
     bool required, inplace;
     bool restart; /* top level: a change needs a restart */
@@ -42,29 +44,29 @@ struct row {
 
 /* Durations, sizes, rates, words (the index in r->words; item 1: a bool), the node's letter,
  * networks, next hops; and checks. */
-row_set value_set_duration, value_set_seconds, value_set_size, value_set_rate, value_set_word,
+setting_set value_set_duration, value_set_seconds, value_set_size, value_set_rate, value_set_word,
     value_set_node, value_check_ip, value_check_endpoint, value_check_host, value_check_domain,
     value_check_word, value_check_path, value_check_url, value_set_network, value_set_via,
     value_check_level;
 
-extern const struct row config_rows[], witness_rows[], config_node_rows[];
+extern const struct setting config_settings[], witness_settings[], config_node_rows[];
 
-static inline void *row_field(const struct row *r, void *base)
+static inline void *setting_field(const struct setting *r, void *base)
 {
     return (char *)base + r->at;
 }
-static inline unsigned *row_count(const struct row *r, void *base)
+static inline unsigned *setting_count(const struct setting *r, void *base)
 {
     return (unsigned *)(void *)((char *)base + r->count_at);
 }
-/* Items of a ROW_STRINGS, ROW_TEXTS or ROW_LIST. */
-void *row_items(const struct row *r, void *base);
-size_t row_item_size(const struct row *r);
+/* Items of a SETTING_STRINGS, SETTING_TEXTS or SETTING_LIST. */
+void *setting_items(const struct setting *r, void *base);
+size_t setting_item_size(const struct setting *r);
 /* Frees what the rows own in base, not base itself. */
-void rows_free(const struct row *rows, void *base);
-bool row_equal(const struct row *r, const void *a, const void *b);
+void settings_free(const struct setting *rows, void *base);
+bool setting_equal(const struct setting *r, const void *a, const void *b);
 /* The known name nearest to a wrong one, or NULL when none is near. */
-const char *rows_nearest(const struct row *rows, const char *name);
+const char *settings_nearest(const struct setting *rows, const char *name);
 
 /* What is being read, for the checks that look at more than one setting. */
 struct config_reading;

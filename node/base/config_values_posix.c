@@ -1,5 +1,5 @@
-/* Texts of settings into values, one function a kind, as struct row's `set` asks for; the check_
- * ones only judge and leave field alone. Uses nothing of the system but inet_pton. */
+/* Texts of settings into values, one function a kind, as struct setting's `set` asks for; the
+ * check_ ones only judge and leave field alone. Uses nothing of the system but inet_pton. */
 #include <arpa/inet.h>
 #include <ctype.h>
 #include <stdio.h>
@@ -7,7 +7,7 @@
 
 #include "node/base/config_rows.h"
 
-static bool in_range(const struct row *r, uint64_t v, char *why, size_t n)
+static bool in_range(const struct setting *r, uint64_t v, char *why, size_t n)
 {
     if (v >= r->min && v <= r->max)
         return true;
@@ -15,7 +15,7 @@ static bool in_range(const struct row *r, uint64_t v, char *why, size_t n)
     return false;
 }
 
-bool value_set_duration(const struct row *r, void *field, const char *text, char *why, size_t n)
+bool value_set_duration(const struct setting *r, void *field, const char *text, char *why, size_t n)
 {
     uint64_t ms;
     if (!config_parse_duration(text, &ms)) {
@@ -32,7 +32,7 @@ bool value_set_duration(const struct row *r, void *field, const char *text, char
     return true;
 }
 
-bool value_set_seconds(const struct row *r, void *field, const char *text, char *why, size_t n)
+bool value_set_seconds(const struct setting *r, void *field, const char *text, char *why, size_t n)
 {
     uint64_t ms;
     if (!config_parse_duration(text, &ms) || ms % 1000) {
@@ -45,7 +45,7 @@ bool value_set_seconds(const struct row *r, void *field, const char *text, char 
     return true;
 }
 
-bool value_set_size(const struct row *r, void *field, const char *text, char *why, size_t n)
+bool value_set_size(const struct setting *r, void *field, const char *text, char *why, size_t n)
 {
     uint64_t bytes;
     if (!config_parse_size(text, &bytes)) {
@@ -58,7 +58,7 @@ bool value_set_size(const struct row *r, void *field, const char *text, char *wh
     return true;
 }
 
-bool value_set_rate(const struct row *r, void *field, const char *text, char *why, size_t n)
+bool value_set_rate(const struct setting *r, void *field, const char *text, char *why, size_t n)
 {
     double per_s;
     if (!config_parse_rate(text, &per_s) || per_s <= 0) {
@@ -70,7 +70,7 @@ bool value_set_rate(const struct row *r, void *field, const char *text, char *wh
 }
 
 /* The word's place in r->words, into an enum or (item 1) a bool. */
-bool value_set_word(const struct row *r, void *field, const char *text, char *why, size_t n)
+bool value_set_word(const struct setting *r, void *field, const char *text, char *why, size_t n)
 {
     for (unsigned i = 0; r->words[i]; i++) {
         if (strcmp(r->words[i], text) != 0)
@@ -86,7 +86,7 @@ bool value_set_word(const struct row *r, void *field, const char *text, char *wh
     return false;
 }
 
-bool value_set_node(const struct row *r, void *field, const char *text, char *why, size_t n)
+bool value_set_node(const struct setting *r, void *field, const char *text, char *why, size_t n)
 {
     if (strcmp(text, "a") != 0 && strcmp(text, "b") != 0) {
         snprintf(why, n, "is not a node");
@@ -125,7 +125,7 @@ static bool is_ip(const char *text)
     return inet_pton(AF_INET, text, &a) == 1 || inet_pton(AF_INET6, text, &a) == 1;
 }
 
-bool value_check_ip(const struct row *r, void *field, const char *text, char *why, size_t n)
+bool value_check_ip(const struct setting *r, void *field, const char *text, char *why, size_t n)
 {
     if (is_ip(text))
         return true;
@@ -133,7 +133,8 @@ bool value_check_ip(const struct row *r, void *field, const char *text, char *wh
     return false;
 }
 
-bool value_check_endpoint(const struct row *r, void *field, const char *text, char *why, size_t n)
+bool value_check_endpoint(const struct setting *r, void *field, const char *text, char *why,
+                          size_t n)
 {
     char host[64];
     uint16_t port;
@@ -164,7 +165,7 @@ static bool host_name(const char *text)
     return label > 0;
 }
 
-bool value_check_host(const struct row *r, void *field, const char *text, char *why, size_t n)
+bool value_check_host(const struct setting *r, void *field, const char *text, char *why, size_t n)
 {
     if (host_name(text))
         return true;
@@ -172,7 +173,7 @@ bool value_check_host(const struct row *r, void *field, const char *text, char *
     return false;
 }
 
-bool value_check_domain(const struct row *r, void *field, const char *text, char *why, size_t n)
+bool value_check_domain(const struct setting *r, void *field, const char *text, char *why, size_t n)
 {
     if (strcmp(text, "*") == 0 || host_name(text + (text[0] == '.')))
         return true;
@@ -180,7 +181,7 @@ bool value_check_domain(const struct row *r, void *field, const char *text, char
     return false;
 }
 
-bool value_check_word(const struct row *r, void *field, const char *text, char *why, size_t n)
+bool value_check_word(const struct setting *r, void *field, const char *text, char *why, size_t n)
 {
     size_t len = strlen(text);
     bool ok = len > 0 && len <= 63;
@@ -191,7 +192,7 @@ bool value_check_word(const struct row *r, void *field, const char *text, char *
     return ok;
 }
 
-bool value_check_path(const struct row *r, void *field, const char *text, char *why, size_t n)
+bool value_check_path(const struct setting *r, void *field, const char *text, char *why, size_t n)
 {
     if (text[0] == '/' && text[1])
         return true;
@@ -199,7 +200,7 @@ bool value_check_path(const struct row *r, void *field, const char *text, char *
     return false;
 }
 
-bool value_check_url(const struct row *r, void *field, const char *text, char *why, size_t n)
+bool value_check_url(const struct setting *r, void *field, const char *text, char *why, size_t n)
 {
     if (strncmp(text, "http://", 7) == 0 || strncmp(text, "https://", 8) == 0)
         return true;
@@ -207,7 +208,7 @@ bool value_check_url(const struct row *r, void *field, const char *text, char *w
     return false;
 }
 
-bool value_set_network(const struct row *r, void *field, const char *text, char *why, size_t n)
+bool value_set_network(const struct setting *r, void *field, const char *text, char *why, size_t n)
 {
     struct config_network *net = field, whole;
     char host[64], *end = NULL;
@@ -244,7 +245,7 @@ bool value_set_network(const struct row *r, void *field, const char *text, char 
     return true;
 }
 
-bool value_set_via(const struct row *r, void *field, const char *text, char *why, size_t n)
+bool value_set_via(const struct setting *r, void *field, const char *text, char *why, size_t n)
 {
     struct config_route *route = field;
     if (strcmp(text, "mx") == 0) {
@@ -274,7 +275,7 @@ bool value_set_via(const struct row *r, void *field, const char *text, char *why
     return true;
 }
 
-bool value_check_level(const struct row *r, void *field, const char *text, char *why, size_t n)
+bool value_check_level(const struct setting *r, void *field, const char *text, char *why, size_t n)
 {
     static const char *const levels[] = {"debug", "info", "warn", "error"};
     for (size_t i = 0; i < sizeof levels / sizeof *levels; i++) {
