@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -49,6 +50,10 @@ def free_ports(n):
     return found
 
 
+def quoted(words):
+    return ", ".join(f'"{w}"' for w in words)
+
+
 class Loopback:
     """Everything on 127.0.0.1, told apart by ports."""
 
@@ -58,6 +63,9 @@ class Loopback:
 
     def address(self, who):
         return "127.0.0.1"
+
+    def addresses(self, who):
+        return [self.address(who)]
 
     def port(self, what, who):
         return self.ports.get(f"{what}_{who}") or self.ports[what]
@@ -126,7 +134,7 @@ class Node(Process):
         """Writes the configuration; settings replace whole top-level settings by name."""
         place, dir_ = self.pair.place, self.dir
         nodes = " ".join(
-            f'{n} = {{ addresses = [ "{place.address(n)}" ]; replication_port = {place.port("replication", n)};'
+            f'{n} = {{ addresses = [ {quoted(place.addresses(n))} ]; replication_port = {place.port("replication", n)};'
             f' health_port = {place.port("health", n)}; }};' for n in self.pair.names)
         arbiter = (f'{{ type = "witness"; address = "{place.address("w")}:{place.port("witness", "w")}"; }}'
                    if len(self.pair.names) == 2 else '{ type = "none"; }')

@@ -1,0 +1,172 @@
+"""What every scenario needs: a pair under load, faults, and what must be true at the end."""
+import os
+import shutil
+import signal
+import sqlite3
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+LOAD = os.path.join(os.path.dirname(HERE), "load")
+sys.path.insert(0, LOAD)
+from books import Books, count_lines  # noqa: E402
+from pair import Failure, Pair, Process, wait_until  # noqa: E402
+
+CONNECTIONS = 10  # to the sink, a node
+HEARTBEAT_S, LEASE_S, TAKEOVER_AFTER_S = 0.1, 1.0, 1.0
+PROMISED_S = max(TAKEOVER_AFTER_S, LEASE_S * 1.02 + 0.01) + 2 * HEARTBEAT_S
+
+LOCAL_TABLES = {"meta"}  # about one store alone
+LOCAL_COLUMNS = {"unmerged"}
+
+SCENARIOS = []
+
+
+def scenario(f):
+    SCENARIOS.append(f)
+    return f
+
+
+def expect(true, what):
+    if not true:
+        raise Failure(what)
+
+
+class Case:
+    def __init__(self, name, place, rounds):
+        self.name, self.place, self.rounds = name, place, rounds
+        self.dir = tempfile.mkdtemp(prefix=f"baton-{name}-")
+        self.pair = None
+        self.noise = None
+        self.disturbances = 0  # times at which open final dots may have been in doubt
+        self.notes = []
+
+    # --- beginning and end ---
+
+    def begin(self, rate=150, sessions=8, names="ab", load=True, sink=(), **settings):
+        settings.setdefault("delivery", '{ connections = 50; retry = [ "500ms", "1s", "2s" ]; }')
+        settings.setdefault("destinations", f'( {{ domain = "*"; connections = {CONNECTIONS};'
+                                            ' messages_per_connection = 1000; } )')
+        self.pair = Pair(os.path.join(self.dir, "pair"), self.place, names, **settings)
+        self.noise = Process("noise", [sys.executable, os.path.join(LOAD, "noise.py"),
+                                       os.path.join(self.dir, "noise")], os.path.join(self.dir, "noise.log"))
+        self.noise.start()
+        self.pair.start_sink(*sink)
+        self.pair.start()
+        if names == "ab":
+            self.pair.wait_in_sync(30)
+        else:
+            wait_until("the node serves", self.pair.primary, 20)
+        if load:
+            self.load(rate=rate, sessions=sessions)
+        return self.pair
+
+    def load(self, **options):
+        load = self.pair.start_load(give_up=60, **options)
+        self.flows("mail flows at the beginning")
+        return load
+
+    def flows(self, what, seconds=15, messages=20):
+        """So many more messages get their 250 from now on."""
+        path = self.pair.loads[-1].journal
+        begin = count_lines(path, "A")
+        wait_until(what, lambda: count_lines(path, "A") >= begin + messages, seconds)
+
+    def settle(self, in_sync=True):
+        """Ends the load and the faults; then everything that the protocol promises must hold."""
+        pair = self.pair
+        if hasattr(self.place, "heal"):
+            self.place.heal()
+        for p in [pair.witness, *pair.nodes] if len(pair.names) == 2 else pair.nodes:
+            p.signal(signal.SIGCONT)
+            if not p.alive:
+                p.start()
+        if in_sync and len(pair.names) == 2:
+            pair.wait_in_sync(45)
+        for load in pair.loads:
+            load.signal(signal.SIGTERM)
+        for load in pair.loads:
+            wait_until("the client gets rid of its messages", lambda: not load.alive, 90, 0.1)
+            expect(load.child.returncode == 0, f"the client gave up: {load.tail(3)}")
+        self.delivered()
+        if in_sync and len(pair.names) == 2:
+            wait_until("both stores are equal", self.stores_equal, 30, 0.3)
+
+    def books(self):
+        return Books([load.journal for load in self.pair.loads], self.pair.sink_journal)
+
+    def delivered(self, seconds=60):
+        wait_until("all that got a 250 is delivered", lambda: not self.books().lost(), seconds, 0.3)
+        books = self.books()
+        relay, client = books.doubled()
+        expect(not books.failed, f"refused for good: {list(books.failed.items())[:3]}")
+        expect(not books.damaged, f"arrived damaged: {books.damaged[:3]}")
+        most = CONNECTIONS * self.disturbances
+        expect(relay <= most, f"{relay} doubled by the relay; at most {most} were in doubt")
+        self.notes.append(f"{len(books.accepted)} accepted, {relay} doubled, {client} sent again by the client")
+
+    def close(self, keep):
+        if self.pair:
+            self.pair.close()
+        if self.noise:
+            self.noise.kill()
+        if not keep:
+            shutil.rmtree(self.dir, ignore_errors=True)
+
+    # --- measuring ---
+
+    def noise_s(self, since, until):
+        """The machine's own worst delays in a window: a late wake-up and a slow disk."""
+        sleep = disk = 0.0
+        for f in Books.lines(os.path.join(self.dir, "noise")):
+            if since <= float(f[1]) <= until + 0.2:
+                sleep, disk = max(sleep, float(f[2])), max(disk, float(f[3]))
+        return sleep + disk
+
+    def takes_over(self, node, since, seconds=20):
+        """Waits until node greets clients; judges how long that took since `since`."""
+        wait_until(f"node {node.node} takes over", lambda: node.banner().startswith("220"), seconds, 0.01)
+        now = time.monotonic()
+        took = now - since
+        time.sleep(0.15)  # the noise's own journal is written ten times a second
+        allowed = PROMISED_S + 2 * self.noise_s(since - 0.2, now) + 0.05  # we look each 10 ms
+        self.notes.append(f"takeover {took * 1000:.0f} ms (allowed {allowed * 1000:.0f})")
+        expect(took <= allowed, f"takeover took {took:.3f} s, promised {PROMISED_S:.2f} s, with this "
+                                f"machine's noise {allowed:.3f} s")
+        return took
+
+    # --- stores ---
+
+    def stores_equal(self):
+        """Our own reading of both databases: every row, with its position."""
+        one, other = (read_store(n.store) for n in self.pair.nodes)
+        self.difference = differences(one, other)
+        return not self.difference
+
+
+def read_store(path):
+    """{table: set of rows} of all that the copies must have in common."""
+    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)
+    try:
+        db.execute("BEGIN")
+        tables = [n for (n,) in db.execute("SELECT name FROM sqlite_master WHERE type='table'")
+                  if not n.startswith("sqlite_") and n not in LOCAL_TABLES]
+        out = {}
+        for t in tables:
+            columns = [c[1] for c in db.execute(f"PRAGMA table_info({t})") if c[1] not in LOCAL_COLUMNS]
+            out[t] = set(db.execute(f"SELECT {', '.join(columns)} FROM {t}"))
+        return out
+    finally:
+        db.close()
+
+
+def differences(one, other):
+    out = []
+    for t in sorted(set(one) | set(other)):
+        left, right = one.get(t, set()), other.get(t, set())
+        if left != right:
+            out.append(f"{t}: {len(left - right)} only on a, {len(right - left)} only on b, e.g. "
+                       f"{str(next(iter(left ^ right)))[:300]}")
+    return out
+
