@@ -2,7 +2,6 @@
 the client in front of it and as the next hop behind it."""
 import os
 import shutil
-import signal
 import smtplib
 import ssl
 import subprocess
@@ -10,7 +9,8 @@ import sys
 import time
 
 from case import LOAD, expect, scenario, wait_until
-from pair import BUILD, Process, can_connect
+from pair import BUILD, Process
+from postfix import start_postfix, stop_postfix
 
 USER, PASSWORD = "app@client.example", "correct horse"
 
@@ -142,65 +142,10 @@ Promise.all([0, 1, 2, 3, 4].map(one)).then(() => process.exit(0), e => { console
 
 
 def postfix(t, name, address, relayhost):
-    """A Postfix of its own in a directory: listens on address, sends everything to relayhost."""
     needs("postfix")
-    top = os.path.join(t.dir, name)
-    etc, spool, data = (os.path.join(top, d) for d in ("etc", "spool", "data"))
-    for d in (etc, spool, data):
-        os.makedirs(d)
-    for d in (t.dir, top, etc, spool):
-        os.chmod(d, 0o755)
-    shutil.chown(data, "postfix")
-    host, port = address
-    with open(os.path.join(etc, "main.cf"), "w") as f:
-        f.write(f"""compatibility_level = 3.6
-queue_directory = {spool}
-data_directory = {data}
-command_directory = /usr/sbin
-daemon_directory = /usr/lib/postfix/sbin
-maillog_file = {top}/mail.log
-maillog_file_prefixes = /
-mail_owner = postfix
-setgid_group = postdrop
-myhostname = {name}.example
-mydestination =
-local_recipient_maps =
-alias_maps =
-mynetworks = 10.0.0.0/8, 127.0.0.0/8
-inet_interfaces = {host}
-inet_protocols = ipv4
-smtpd_relay_restrictions = permit_mynetworks, reject
-smtp_tls_security_level = may
-relayhost = {relayhost[0]}
-smtp_fallback_relay = {' '.join(relayhost[1:])}
-minimal_backoff_time = 2s
-maximal_backoff_time = 2s
-queue_run_delay = 2s
-smtp_connect_timeout = 3s
-smtpd_client_connection_count_limit = 1000
-""")
-    services = [f"{port} inet n - n - - smtpd", "pickup unix n - n 60 1 pickup",
-                "cleanup unix n - n - 0 cleanup", "qmgr unix n - n 300 1 qmgr",
-                "tlsmgr unix - - n 1000? 1 tlsmgr", "rewrite unix - - n - - trivial-rewrite",
-                "bounce unix - - n - 0 bounce", "defer unix - - n - 0 bounce", "trace unix - - n - 0 bounce",
-                "verify unix - - n - 1 verify", "flush unix n - n 1000? 0 flush",
-                "proxymap unix - - n - - proxymap", "smtp unix - - n - - smtp", "relay unix - - n - - smtp",
-                "error unix - - n - - error", "retry unix - - n - - error", "anvil unix - - n - 1 anvil",
-                "scache unix - - n - 1 scache", "postlog unix-dgram n - n - 1 postlogd"]
-    with open(os.path.join(etc, "master.cf"), "w") as f:
-        f.write("\n".join(services) + "\n")
-    subprocess.run(["postfix", "-c", etc, "check"], capture_output=True, timeout=30)
-    p = Process(name, ["/usr/lib/postfix/sbin/master", "-c", etc, "-d"], os.path.join(top, "log"))
-    p.start()
-    wait_until(f"{name} listens", lambda: can_connect(host, port), 20)
-    p.mail_log = os.path.join(top, "mail.log")
-    return p
-
-
-def stop_postfix(p):
-    """master ends its own processes on SIGTERM."""
-    p.signal(signal.SIGTERM)
-    wait_until("postfix ends", lambda: not p.alive, 15, 0.1)
+    os.chmod(t.dir, 0o755)
+    return start_postfix(os.path.join(t.dir, name), name, address, relayhost,
+                         "minimal_backoff_time = 2s\nmaximal_backoff_time = 2s\nqueue_run_delay = 2s\n")
 
 
 @scenario
