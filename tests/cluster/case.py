@@ -17,8 +17,8 @@ CONNECTIONS = 10  # to the sink, a node
 HEARTBEAT_S, LEASE_S, TAKEOVER_AFTER_S = 0.1, 1.0, 1.0
 PROMISED_S = max(TAKEOVER_AFTER_S, LEASE_S * 1.02 + 0.01) + 2 * HEARTBEAT_S
 
-LOCAL_TABLES = {"meta"}  # about one store alone
-LOCAL_COLUMNS = {"unmerged"}
+LOCAL_TABLES = {"store"}  # about one store alone
+LOCAL_COLUMNS = {"mark"}  # not yet merged; no row may keep it at the end
 
 SCENARIOS = []
 
@@ -142,6 +142,9 @@ class Case:
         """Our own reading of both databases: every row, with its position."""
         one, other = (read_store(n.store) for n in self.pair.nodes)
         self.difference = differences(one, other)
+        for name, rows in one.items():
+            if name.startswith("unmerged") and rows != {(0,)}:
+                self.difference.append(f"{name}: {rows}")
         return not self.difference
 
 
@@ -156,6 +159,7 @@ def read_store(path):
         for t in tables:
             columns = [c[1] for c in db.execute(f"PRAGMA table_info({t})") if c[1] not in LOCAL_COLUMNS]
             out[t] = set(db.execute(f"SELECT {', '.join(columns)} FROM {t}"))
+            out[f"unmerged in {t}"] = set(db.execute(f"SELECT count(*) FROM {t} WHERE mark <> 0"))
         return out
     finally:
         db.close()

@@ -4,7 +4,9 @@ two of them can be cut by itself.
 The namespaces belong to one run and are named after it; clients, sink and the tests themselves run
 in namespace c, so nothing of it is seen from the machine's own network.
 """
+import signal
 import subprocess
+import sys
 
 HOSTS = {"a": 1, "b": 2, "w": 3, "c": 9}
 PATHS = ("10.77.0", "10.78.0")  # two subnets, as two cables
@@ -82,3 +84,17 @@ class Namespaces:
             sh("ip", "netns", "exec", f"{self.prefix}-{host}", "nft", "flush chain inet cut in")
 
 
+def run_inside(prefix, program, args):
+    """Builds the namespaces, runs `program --inside PREFIX args` in namespace c, takes all away again."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    child = None
+    try:
+        build(prefix)
+        child = subprocess.Popen(["ip", "netns", "exec", f"{prefix}-c", sys.executable, program,
+                                  "--inside", prefix, *args])
+        return child.wait()
+    finally:
+        if child and child.poll() is None:
+            child.terminate()
+            child.wait(60)
+        remove(prefix)
