@@ -17,6 +17,7 @@ struct replica_config {
     uint64_t standby_timeout_ns, retention_ms, quarantine_ms;
     size_t ring_bytes;     /* cap of the ring of recent own batches; default 64 MiB */
     size_t catch_up_bytes; /* of one read; default 1 MiB */
+    uint8_t random[16];    /* of this process: store ids for full copies are made from it */
 };
 
 enum replica_event_type {
@@ -75,14 +76,15 @@ typedef void (*replica_emit)(void *ctx, const struct replica_effect *fx);
 /* Frames on the link: u32 length (capped, FRAME_MAX), u8 type, payload. Versioned in HELLO. */
 enum frame_type {
     FRAME_HELLO = 1, /* follower: version, cluster, node, store meta with history */
-    FRAME_WELCOME,   /* primary: version, epoch, its meta; plan: adopt at `shared`, or full copy, or
-                        too old to merge */
+    FRAME_WELCOME,   /* primary: version, epoch, history; plan: adopt at `shared`, resume, or full
+                        copy */
     FRAME_REFUSED,   /* text; the connection closes */
-    FRAME_BATCH,     /* encoded batch */
-    FRAME_ACK,       /* store id, epoch, received lsn, durable lsn */
+    FRAME_BATCH,     /* encoded batch; without rows where only the history has grown */
+    FRAME_ACK, /* store id, epoch, received lsn, durable lsn, bytes applied. The first one on a
+                  link says that the follower has adopted, and is now attached */
     FRAME_COMMITTED, /* epoch, committed: when there is no batch to carry it */
     FRAME_UNMERGED,  /* follower: sequence, n rows as (class, row); empty and last = true: that was
-                        all */
+                        all. The next one only after MERGED */
     FRAME_MERGED,    /* primary: up to this sequence durable (and committed as the mode asks) */
     FRAME_NOTE,      /* deliveries about to get their final dot (section 9) */
     FRAME_PING,

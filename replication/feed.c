@@ -1,0 +1,460 @@
+/* The primary's side of the link (protocol 8 and 10). Core.
+ *
+ * HELLO -> plan -> WELCOME -> first ACK: attached (PE_ATTACHED) -> reads the store from where the
+ * follower ends, piece by piece -> a piece that is complete up to t, and the ring holds t + 1 or t
+ * is the newest number: from the ring (PE_CAUGHT_UP). Beside it the follower uploads what only it
+ * has, one piece at a time: SR_MERGE -> durable, and committed as the mode asks -> MERGED; the last
+ * one -> PE_MERGED.
+ *
+ * Back-pressure: WINDOW_BYTES of batches are on their way at most; the follower tells how many
+ * bytes it has applied. A follower that falls out of the ring is reported (PE_SLOW) before it is
+ * read to again. Anything malformed, out of order or of another epoch closes the link; the follower
+ * comes back and starts over from its last consistent lsn. */
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "replication/replica_state.h"
+
+void feed_link_up(struct replica *r, uint64_t link)
+{
+    /* The new connection closes the old one before its handshake. */
+    feed_lost(r, "a newer connection of the standby replaces this one");
+    r->p.feed = (struct feed){.state = FEED_HELLO, .link = link, .since_ns = r->now};
+}
+
+void feed_lost(struct replica *r, const char *why)
+{
+    struct feed *d = &r->p.feed;
+    if (d->state == FEED_NONE)
+        return;
+    bool attached = d->state >= FEED_READING;
+    uint64_t link = d->link;
+    *d = (struct feed){.state = FEED_NONE};
+    if (why)
+        replica_close_link(r, link, why);
+    if (!attached || r->role != PRIMARY)
+        return;
+    commit_feed_lost(r);
+    replica_report(r, PE_DETACHED, NULL);
+}
+
+/* ---- the handshake ---- */
+
+static void refuse(struct replica *r, const char *text)
+{
+    buf_append_str(&r->out, text);
+    replica_send(r, r->p.feed.link, FRAME_REFUSED, NULL);
+    replica_log(r, false, "the standby is refused: %.170s", text);
+    feed_lost(r, text);
+}
+
+static bool has_epoch(const struct history *h, uint32_t epoch)
+{
+    for (unsigned i = 0; i < h->n; i++)
+        if (h->row[i].epoch == epoch)
+            return true;
+    return false;
+}
+
+/* A store that ends before what it once acknowledged, or what was committed in an epoch of which it
+ * was primary (section 8). */
+static bool lost_data(const struct replica *r, const struct frame_hello *h)
+{
+    const struct primary *p = &r->p;
+    if (store_id_eq(&h->store, &p->acked_store) && h->end.lsn < p->acked)
+        return true;
+    uint32_t epoch = p->known.epoch;
+    return epoch && (epoch & 1) == h->node && has_epoch(&h->history, epoch) &&
+           history_epoch_end(&h->history, epoch, h->end) < p->known.lsn;
+}
+
+/* What both have: in the running epoch that is all the follower has of it, even what isn't durable
+ * here yet. */
+static struct pos shared_point(const struct replica *r, const struct frame_hello *h)
+{
+    struct pos end = {r->p.epoch, r->p.numbered};
+    return history_shared(&r->meta.history, end, &h->history, h->end);
+}
+
+static enum frame_plan plan(const struct replica *r, const struct frame_hello *h,
+                            struct pos *shared)
+{
+    *shared = shared_point(r, h);
+    bool resumes =
+        h->reached.lsn && h->reached.epoch == r->p.epoch && h->reached.lsn <= r->p.numbered;
+    if (!h->history.n && !resumes)
+        return PLAN_COPY;
+    if (h->unfit || lost_data(r, h))
+        return PLAN_UPLOAD_COPY;
+    if (resumes)
+        return PLAN_RESUME;
+    if (h->copying)
+        return PLAN_COPY; /* what it has is a part of a copy: nothing of its own */
+    return shared->epoch ? PLAN_ADOPT : PLAN_UPLOAD_COPY;
+}
+
+static bool hello_fits(struct replica *r, struct slice payload, struct frame_hello *h)
+{
+    char text[REFUSAL_MAX];
+    if (!hello_decode(payload, h)) {
+        if (h->version && h->version != REPLICATION_VERSION) {
+            snprintf(text, sizeof text,
+                     "it speaks version %u of the replication protocol, this node version %u: "
+                     "install the same release of baton on both",
+                     (unsigned)h->version, (unsigned)REPLICATION_VERSION);
+            refuse(r, text);
+        } else {
+            feed_lost(r, "malformed HELLO");
+        }
+        return false;
+    }
+    if (!slice_eq(h->cluster, slice_str(r->cluster))) {
+        snprintf(text, sizeof text,
+                 "it belongs to another cluster than \"%s\": cluster, nodes and key_file must "
+                 "belong together in both configurations",
+                 r->cluster);
+        refuse(r, text);
+        return false;
+    }
+    if (h->node != 1 - r->cfg.self) {
+        refuse(r, "both nodes have the same name: `node` must be \"a\" on one and \"b\" on the "
+                  "other");
+        return false;
+    }
+    if (h->epoch != r->p.epoch) {
+        feed_lost(r, "the standby follows another epoch");
+        return false;
+    }
+    return true;
+}
+
+static bool too_old(const struct replica *r, const struct frame_hello *h, struct pos shared)
+{
+    bool own_rows = h->history.n && h->end.lsn > shared.lsn && !h->copying;
+    return own_rows && h->written_ms && r->cfg.retention_ms && r->wall_ms > h->written_ms &&
+           (uint64_t)(r->wall_ms - h->written_ms) > r->cfg.retention_ms;
+}
+
+static void on_hello(struct replica *r, struct slice payload)
+{
+    struct primary *p = &r->p;
+    struct feed *d = &p->feed;
+    struct frame_hello h;
+    if (!hello_fits(r, payload, &h))
+        return;
+    struct pos shared;
+    enum frame_plan way = plan(r, &h, &shared);
+    if (too_old(r, &h, shared)) {
+        refuse(r, "its store was away for longer than `retention` and holds changes that this "
+                  "node hasn't: batonctl rejoin --merge | --discard there decides");
+        return;
+    }
+    d->store = h.store;
+    d->plan = (uint8_t)way;
+    d->start = way == PLAN_ADOPT ? shared.lsn : way == PLAN_RESUME ? h.reached.lsn : 0;
+    d->state = way == PLAN_UPLOAD_COPY ? FEED_UPLOAD : FEED_WELCOMED;
+    struct pos known = {p->epoch, p->committed};
+    if (p->known.epoch == h.end.epoch)
+        known = p->known;
+    struct frame_welcome w = {.version = REPLICATION_VERSION,
+                              .node = (uint8_t)r->cfg.self,
+                              .epoch = p->epoch,
+                              .plan = (uint8_t)way,
+                              .shared = shared,
+                              .known = known,
+                              .last = p->numbered,
+                              .history = r->meta.history};
+    bool ok = welcome_encode(&r->out, &w);
+    assert(ok);
+    (void)ok;
+    replica_send(r, d->link, FRAME_WELCOME, NULL);
+    static const char *const names[] = {[PLAN_ADOPT] = "catches up",
+                                        [PLAN_RESUME] = "goes on where it was cut off",
+                                        [PLAN_COPY] = "gets a full copy",
+                                        [PLAN_UPLOAD_COPY] = "uploads, then gets a full copy"};
+    replica_log(r, true,
+                "the standby %s: ends at %u/%" PRIu64 ", shared %u/%" PRIu64
+                ", this node at %u/%" PRIu64,
+                names[way], (unsigned)h.end.epoch, h.end.lsn, (unsigned)shared.epoch, shared.lsn,
+                (unsigned)p->epoch, p->numbered);
+}
+
+/* ---- acknowledgements ---- */
+
+static void attach(struct replica *r, const struct frame_ack *a)
+{
+    struct feed *d = &r->p.feed;
+    bool fresh = !store_id_eq(&a->store, &d->store);
+    if (fresh != (d->plan == PLAN_COPY) || a->durable > d->start || a->taken) {
+        feed_lost(r, "the standby didn't do as planned");
+        return;
+    }
+    d->store = a->store;
+    d->state = FEED_READING;
+    d->since_ns = r->now;
+    d->cursor = d->start;
+    d->received = d->durable = a->durable;
+    replica_report(r, PE_ATTACHED, &d->store);
+    commit_update(r);
+    feed_pump(r);
+}
+
+static void on_ack(struct replica *r, struct slice payload)
+{
+    struct primary *p = &r->p;
+    struct feed *d = &p->feed;
+    struct frame_ack a;
+    if (!ack_decode(payload, &a) || a.epoch != p->epoch) {
+        feed_lost(r, "malformed acknowledgement, or of another epoch");
+        return;
+    }
+    if (d->state == FEED_WELCOMED) {
+        attach(r, &a);
+        return;
+    }
+    if (d->state < FEED_READING || !store_id_eq(&a.store, &d->store) || a.received > d->cursor ||
+        a.taken > d->sent) {
+        feed_lost(r, "the standby acknowledges what it never got");
+        return;
+    }
+    if (a.received > d->received)
+        d->received = a.received;
+    if (a.durable > d->durable)
+        d->durable = a.durable;
+    if (a.taken > d->taken)
+        d->taken = a.taken;
+    if (!store_id_eq(&p->acked_store, &d->store)) {
+        p->acked_store = d->store;
+        p->acked = 0;
+    }
+    if (d->durable > p->acked)
+        p->acked = d->durable;
+    commit_update(r);
+    feed_pump(r);
+}
+
+/* ---- merging what only the follower has ---- */
+
+static void on_unmerged(struct replica *r, struct slice payload)
+{
+    struct feed *d = &r->p.feed;
+    struct frame_unmerged u;
+    bool turn = d->state == FEED_UPLOAD || d->state >= FEED_READING;
+    if (!unmerged_decode(payload, &u) || !turn || u.sequence != d->merge_sequence + 1 ||
+        d->merge_cookie || d->merge_waits || d->merged || (u.n_rows == 0 && !u.last)) {
+        feed_lost(r, "malformed or untimely upload");
+        return;
+    }
+    d->merge_sequence = u.sequence;
+    d->merge_last = u.last;
+    if (u.n_rows == 0) {
+        d->merge_waits = true; /* all before it are committed, or weren't answered yet */
+        feed_merged(r);
+        return;
+    }
+    struct store_request q = {.type = SR_MERGE,
+                              .epoch = r->p.epoch,
+                              .committed = {r->p.epoch, r->p.committed},
+                              .bytes = shared_new(u.rows),
+                              .n_rows = u.n_rows};
+    d->merge_cookie = replica_store(r, &q);
+}
+
+void feed_merged(struct replica *r)
+{
+    struct primary *p = &r->p;
+    struct feed *d = &p->feed;
+    if (!d->merge_waits || d->merge_lsn > p->committed)
+        return;
+    d->merge_waits = false;
+    bool ok = merged_encode(&r->out, d->merge_sequence);
+    assert(ok);
+    (void)ok;
+    replica_send(r, d->link, FRAME_MERGED, NULL);
+    if (!d->merge_last)
+        return;
+    d->merged = true;
+    if (d->state >= FEED_READING)
+        replica_report(r, PE_MERGED, &d->store);
+}
+
+/* ---- the feed ---- */
+
+static bool room(const struct feed *d, size_t n)
+{
+    /* One batch is always let through: it may be larger than the window. */
+    return d->sent == d->taken || d->sent - d->taken + n <= WINDOW_BYTES;
+}
+
+/* x: rows NULL where `rest` has them. */
+static void send_batch(struct replica *r, struct batch *x, struct shared *rest)
+{
+    struct feed *d = &r->p.feed;
+    x->epoch = r->p.epoch;
+    x->committed = (struct pos){r->p.epoch, r->p.committed};
+    if (rest)
+        x->rows = slice_of(rest->data, rest->n);
+    bool ok = batch_encode_head(&r->out, x) && (rest || buf_append_slice(&r->out, x->rows));
+    assert(ok);
+    (void)ok;
+    d->sent += r->out.len + (rest ? rest->n : 0);
+    d->committed_sent = r->p.committed;
+    r->p.committed_told_ns = r->now;
+    replica_send(r, d->link, FRAME_BATCH, rest);
+}
+
+static void read_on(struct replica *r)
+{
+    struct feed *d = &r->p.feed;
+    /* What this follower has ahead of the own disk can't be read yet. */
+    if (d->read || d->cursor > r->p.own || !room(d, r->cfg.catch_up_bytes))
+        return;
+    struct store_request q = {.type = SR_CHANGES,
+                              .epoch = r->p.epoch,
+                              .first = d->cursor,
+                              .limit = r->cfg.catch_up_bytes};
+    d->read = replica_store(r, &q);
+}
+
+/* Switch from reading to the ring (protocol 10; incident 2). */
+static bool reaches_ring(const struct primary *p)
+{
+    return p->feed.cursor == p->numbered || ring_find(&p->ring, p->feed.cursor + 1);
+}
+
+static void on_changes(struct replica *r, const struct store_reply *reply)
+{
+    struct primary *p = &r->p;
+    struct feed *d = &p->feed;
+    d->read = 0;
+    struct wire_reader in = wire_read(reply->bytes ? slice_of(reply->bytes->data, reply->bytes->n)
+                                                   : (struct slice){NULL, 0});
+    struct batch x;
+    if (reply->err || !batch_decode(&in, &x) || !wire_done(&in) || x.last > p->numbered) {
+        replica_log(r, false, "the store can't be read for the standby (error %d)", reply->err);
+        feed_lost(r, "the primary can't read its store");
+        return;
+    }
+    if (x.last > d->cursor)
+        d->cursor = x.last;
+    bool progress = x.n_rows > 0; /* else: when the own end moves, or at the next tick */
+    /* Every read begins above what was sent, so nothing before it is missing. */
+    send_batch(r, &x, NULL);
+    if (x.complete && reaches_ring(p)) {
+        d->state = FEED_RING;
+        replica_report(r, PE_CAUGHT_UP, &d->store);
+    }
+    if (progress)
+        feed_pump(r);
+}
+
+static void send_history(struct replica *r)
+{
+    struct feed *d = &r->p.feed;
+    struct buf b;
+    buf_init(&b, FRAME_SMALL_MAX);
+    bool ok = history_encode(&b, &r->meta.history);
+    assert(ok);
+    (void)ok;
+    struct batch x = {
+        .first = d->cursor + 1, .last = d->cursor, .complete = true, .history = buf_slice(&b)};
+    send_batch(r, &x, NULL);
+    buf_free(&b);
+    d->history_due = false;
+    d->history_at = d->sent;
+}
+
+static void fell_out(struct replica *r)
+{
+    struct primary *p = &r->p;
+    if (commit_standby(p) && !p->slow_told && !p->drop_cookie) {
+        p->slow_told = true;
+        replica_report(r, PE_SLOW, NULL);
+    }
+    replica_log(r, false,
+                "the standby is slower than the ring is long: it catches up from the "
+                "store");
+    p->feed.state = FEED_READING;
+    read_on(r);
+}
+
+void feed_pump(struct replica *r)
+{
+    struct primary *p = &r->p;
+    struct feed *d = &p->feed;
+    if (r->role != PRIMARY)
+        return;
+    if (d->state == FEED_READING)
+        read_on(r);
+    while (d->state == FEED_RING) {
+        if (d->history_due && room(d, 0))
+            send_history(r);
+        if (d->cursor == p->numbered)
+            return;
+        const struct ring_batch *b = ring_find(&p->ring, d->cursor + 1);
+        if (!b) {
+            fell_out(r);
+            return;
+        }
+        if (!room(d, b->rows->n))
+            return;
+        struct batch x = {
+            .first = b->first, .last = b->last, .complete = true, .n_rows = b->n_rows};
+        d->cursor = b->last;
+        send_batch(r, &x, b->rows);
+    }
+}
+
+void feed_committed(struct replica *r)
+{
+    struct primary *p = &r->p;
+    struct feed *d = &p->feed;
+    if (d->state < FEED_READING || d->committed_sent >= p->committed ||
+        r->now < p->committed_told_ns + COMMITTED_EVERY_NS)
+        return;
+    bool ok = committed_encode(&r->out, (struct pos){p->epoch, p->committed});
+    assert(ok);
+    (void)ok;
+    d->committed_sent = p->committed;
+    p->committed_told_ns = r->now;
+    replica_send(r, d->link, FRAME_COMMITTED, NULL);
+}
+
+bool feed_reply(struct replica *r, struct store_reply *reply)
+{
+    struct feed *d = &r->p.feed;
+    if (reply->type == SR_CHANGES && reply->cookie == d->read) {
+        on_changes(r, reply);
+        return true;
+    }
+    if (reply->type != SR_MERGE || reply->cookie != d->merge_cookie)
+        return false;
+    d->merge_cookie = 0;
+    if (reply->err) {
+        replica_log(r, false, "rows of the standby can't be merged (error %d)", reply->err);
+        feed_lost(r, "the primary can't merge what was uploaded");
+        return true;
+    }
+    /* Its rows were numbered before it was answered. */
+    d->merge_lsn = r->p.numbered;
+    d->merge_waits = true;
+    feed_merged(r);
+    return true;
+}
+
+void feed_frame(struct replica *r, uint8_t type, struct slice payload)
+{
+    struct feed *d = &r->p.feed;
+    assert(d->state != FEED_NONE);
+    if (type == FRAME_HELLO && d->state == FEED_HELLO)
+        on_hello(r, payload);
+    else if (type == FRAME_ACK && d->state == FEED_UPLOAD)
+        return; /* nothing is fed on this link */
+    else if (type == FRAME_ACK && d->state != FEED_HELLO)
+        on_ack(r, payload);
+    else if (type == FRAME_UNMERGED)
+        on_unmerged(r, payload);
+    else
+        feed_lost(r, "a frame out of turn");
+}

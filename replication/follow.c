@@ -1,0 +1,502 @@
+/* The follower's side of the link (protocol 5 "a node never follows a record below the highest it
+ * has seen", 8, 10). Core.
+ *
+ * PX_FOLLOW -> epoch durable here -> dial -> link -> writes of earlier links are through -> HELLO
+ * -> WELCOME: adopt (or empty the store for a copy) -> first ACK: attached. Then each BATCH goes to
+ * storage and is acknowledged twice: received at once, durable when it is. Beside it what is
+ * unmerged is uploaded, one piece at a time: UNMERGED -> MERGED -> unmarked.
+ *
+ * Whatever goes wrong (a gap, an error, a frame out of turn) closes the link; the next one starts
+ * over from the last consistent lsn. Only the primary of the followed epoch is listened to. After
+ * PX_PROMOTE nothing is acknowledged; batches under way get into the store before the promotion, in
+ * the storage thread's order. */
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "replication/replica_state.h"
+
+/* What a primary that keeps to its window can have sent ahead. */
+enum { HELD_MAX = WINDOW_BYTES + FRAME_MAX };
+
+static void forget_upload(struct replica *r)
+{
+    shared_unref(r->f.uploading);
+    r->f.uploading = NULL;
+    r->f.uploading_rows = 0;
+}
+
+void follow_begin(struct replica *r, const struct record *record)
+{
+    follow_stop(r);
+    struct follow *f = &r->f;
+    struct pos committed = f->committed;
+    *f =
+        (struct follow){.epoch = record->epoch, .primary = record->primary, .committed = committed};
+    if (record->primary == r->cfg.self || record->epoch < r->meta.epoch_seen) {
+        replica_log(r, false, "the record of epoch %u isn't followed: this store has seen epoch %u",
+                    (unsigned)record->epoch, (unsigned)r->meta.epoch_seen);
+        return;
+    }
+    struct store_request q = {.type = SR_EPOCH_SEEN, .epoch = record->epoch};
+    f->cookie = replica_store(r, &q);
+}
+
+void follow_stop(struct replica *r)
+{
+    struct replica_effect fx = {.type = RX_HANG_UP};
+    replica_emit_fx(r, &fx);
+    follow_lost(r, "the epoch is over");
+    r->f.state = FOLLOW_SEEN;
+    r->f.cookie = 0;
+}
+
+void follow_lost(struct replica *r, const char *why)
+{
+    struct follow *f = &r->f;
+    uint64_t link = f->link;
+    if (!link)
+        return;
+    f->link = 0;
+    f->state = FOLLOW_DIAL;
+    f->session = 0;
+    f->cookie = 0;
+    forget_upload(r);
+    if (why)
+        replica_close_link(r, link, why);
+}
+
+/* ---- the handshake ---- */
+
+static void send_hello(struct replica *r)
+{
+    struct follow *f = &r->f;
+    assert(f->state == FOLLOW_SETTLE && !r->writes);
+    struct frame_hello h = {.version = REPLICATION_VERSION,
+                            .cluster = slice_str(r->cluster),
+                            .node = (uint8_t)r->cfg.self,
+                            .epoch = f->epoch,
+                            .store = r->meta.id,
+                            .end = r->meta.end,
+                            .committed = r->meta.committed,
+                            .copying = r->meta.copying,
+                            .unfit = r->meta.unfit,
+                            .written_ms = r->meta.written_ms,
+                            .reached = r->reached,
+                            .history = r->meta.history};
+    bool ok = hello_encode(&r->out, &h);
+    assert(ok);
+    (void)ok;
+    f->state = FOLLOW_HELLO;
+    replica_send(r, f->link, FRAME_HELLO, NULL);
+}
+
+void follow_link_up(struct replica *r, uint64_t link)
+{
+    struct follow *f = &r->f;
+    if (f->state == FOLLOW_SEEN) {
+        replica_close_link(r, link, "not dialled");
+        return;
+    }
+    follow_lost(r, "a newer connection replaces this one");
+    f->link = link;
+    f->session = ++r->sessions;
+    f->state = FOLLOW_SETTLE;
+    f->received = f->durable = f->taken = f->held = 0;
+    f->upload_sequence = 0;
+    f->uploaded = f->copy_after = false;
+    if (!r->writes)
+        send_hello(r);
+}
+
+static void send_ack(struct replica *r)
+{
+    struct follow *f = &r->f;
+    assert(r->role == FOLLOWS && f->state == FOLLOW_ATTACHED);
+    struct frame_ack a = {.store = r->meta.id,
+                          .epoch = f->epoch,
+                          .received = f->received,
+                          .durable = f->durable,
+                          .taken = f->taken};
+    bool ok = ack_encode(&r->out, &a);
+    assert(ok);
+    (void)ok;
+    replica_send(r, f->link, FRAME_ACK, NULL);
+}
+
+static uint64_t write_store(struct replica *r, struct store_request *q)
+{
+    r->writes++;
+    return replica_store(r, q);
+}
+
+static void upload_more(struct replica *r)
+{
+    struct store_request q = {.type = SR_UNMERGED, .limit = UPLOAD_BYTES};
+    r->f.cookie = replica_store(r, &q);
+}
+
+static void attached(struct replica *r)
+{
+    struct follow *f = &r->f;
+    f->state = FOLLOW_ATTACHED;
+    f->received = f->durable = r->meta.end.lsn;
+    send_ack(r);
+    upload_more(r);
+}
+
+/* A new id for a store that is emptied: this process's random bytes, and a counter mixed in
+ * (splitmix64). */
+static struct store_id fresh_id(struct replica *r)
+{
+    struct store_id id;
+    uint64_t z = 0x9e3779b97f4a7c15ull * ++r->ids;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+    for (unsigned i = 0; i < STORE_ID_BYTES; i++)
+        id.b[i] = (uint8_t)(r->cfg.random[i] ^ (z >> 8 * (i % 8)));
+    return id;
+}
+
+static void adopt(struct replica *r, const struct frame_welcome *w)
+{
+    struct buf b;
+    buf_init(&b, FRAME_SMALL_MAX);
+    bool ok = history_encode(&b, &w->history);
+    assert(ok);
+    (void)ok;
+    struct store_request q = {.type = SR_ADOPT,
+                              .epoch = w->epoch,
+                              .pos = w->shared,
+                              .committed = w->known,
+                              .bytes = shared_new(buf_slice(&b))};
+    buf_free(&b);
+    r->f.cookie = write_store(r, &q);
+}
+
+static void on_welcome(struct replica *r, struct slice payload)
+{
+    struct follow *f = &r->f;
+    struct frame_welcome w;
+    if (!welcome_decode(payload, &w)) {
+        if (w.version && w.version != REPLICATION_VERSION)
+            replica_log(r, false,
+                        "the primary speaks version %u of the replication protocol, this node "
+                        "version %u: install the same release of baton on both",
+                        (unsigned)w.version, (unsigned)REPLICATION_VERSION);
+        follow_lost(r, "malformed WELCOME, or of another version");
+        return;
+    }
+    bool fits = w.epoch == f->epoch && w.node == f->primary && w.shared.lsn <= r->meta.end.lsn &&
+                (w.plan != PLAN_RESUME || r->reached.epoch == f->epoch);
+    if (!fits) {
+        follow_lost(r, "this isn't the primary of the followed epoch");
+        return;
+    }
+    f->primary_last = w.last;
+    f->copy_after = w.plan == PLAN_UPLOAD_COPY;
+    f->state = FOLLOW_ADOPT;
+    if (w.plan == PLAN_RESUME) {
+        attached(r);
+    } else if (w.plan == PLAN_COPY) {
+        replica_log(r, true, "this store is emptied and gets a full copy from the primary");
+        struct store_request q = {.type = SR_WIPE, .epoch = f->epoch, .store = fresh_id(r)};
+        f->cookie = write_store(r, &q);
+    } else {
+        adopt(r, &w);
+    }
+}
+
+static void on_refused(struct replica *r, struct slice payload)
+{
+    char text[REFUSAL_MAX + 1];
+    size_t n = payload.n < REFUSAL_MAX ? payload.n : REFUSAL_MAX;
+    for (size_t i = 0; i < n; i++)
+        text[i] = payload.p[i] >= 0x20 && payload.p[i] < 0x7f ? (char)payload.p[i] : '?';
+    text[n] = 0;
+    replica_log(r, false, "the primary refuses this node: %.170s", text);
+    follow_lost(r, "refused by the primary");
+}
+
+/* ---- batches ---- */
+
+static void push_pending(struct replica *r, const struct batch *x, size_t bytes)
+{
+    if (r->head_pending && r->head_pending + r->n_pending == r->cap_pending) {
+        memmove(r->pending, r->pending + r->head_pending, r->n_pending * sizeof *r->pending);
+        r->head_pending = 0;
+    }
+    if (r->n_pending == r->cap_pending) {
+        r->cap_pending = r->cap_pending ? r->cap_pending * 2 : 64;
+        r->pending = xrealloc(r->pending, r->cap_pending * sizeof *r->pending);
+    }
+    r->pending[r->head_pending + r->n_pending++] = (struct pending){.session = r->f.session,
+                                                                    .last = x->last,
+                                                                    .bytes = bytes,
+                                                                    .epoch = x->epoch,
+                                                                    .complete = x->complete};
+}
+
+static struct pending pop_pending(struct replica *r)
+{
+    assert(r->n_pending);
+    struct pending x = r->pending[r->head_pending++];
+    if (--r->n_pending == 0)
+        r->head_pending = 0;
+    return x;
+}
+
+static void note_committed(struct follow *f, struct pos committed)
+{
+    if (pos_cmp(committed, f->committed) > 0)
+        f->committed = committed;
+}
+
+static void on_batch(struct replica *r, struct slice payload)
+{
+    struct follow *f = &r->f;
+    struct wire_reader in = wire_read(payload);
+    struct batch x;
+    if (!batch_decode(&in, &x) || !wire_done(&in) || x.epoch != f->epoch ||
+        x.committed.epoch > f->epoch || f->held + payload.n > HELD_MAX) {
+        follow_lost(r, "malformed batch, or of another epoch");
+        return;
+    }
+    f->held += payload.n;
+    push_pending(r, &x, payload.n);
+    struct store_request q = {.type = SR_FOLLOW,
+                              .epoch = x.epoch,
+                              .committed = x.committed,
+                              .bytes = shared_new(payload),
+                              .n_rows = x.n_rows};
+    write_store(r, &q);
+    note_committed(f, x.committed);
+    if (x.last > f->primary_last)
+        f->primary_last = x.last;
+    if (x.complete && x.last > f->received) {
+        f->received = x.last;
+        send_ack(r);
+    }
+}
+
+static void on_followed(struct replica *r, const struct store_reply *reply)
+{
+    struct follow *f = &r->f;
+    struct pending x = pop_pending(r);
+    if (reply->err)
+        r->reached = (struct pos){0, 0};
+    else
+        r->reached = x.complete ? (struct pos){0, 0} : (struct pos){x.epoch, x.last};
+    if (r->role != FOLLOWS || !f->link || x.session != f->session)
+        return;
+    if (reply->err) {
+        replica_log(r, false,
+                    "a batch up to lsn %llu doesn't fit what is here (error %d): starting over "
+                    "from lsn %llu",
+                    (unsigned long long)x.last, reply->err,
+                    (unsigned long long)reply->meta.end.lsn);
+        follow_lost(r, "a batch doesn't fit");
+        return;
+    }
+    assert(f->held >= x.bytes);
+    f->held -= x.bytes;
+    f->taken += x.bytes;
+    if (reply->meta.end.lsn > f->durable)
+        f->durable = reply->meta.end.lsn;
+    if (f->durable > f->received)
+        f->received = f->durable;
+    send_ack(r);
+}
+
+static void on_committed(struct replica *r, struct slice payload)
+{
+    struct pos c;
+    if (!committed_decode(payload, &c) || c.epoch != r->f.epoch) {
+        follow_lost(r, "malformed frame");
+        return;
+    }
+    note_committed(&r->f, c);
+    struct store_request q = {.type = SR_COMMITTED, .epoch = c.epoch, .committed = c};
+    replica_store(r, &q);
+}
+
+/* ---- uploading what only this store has ---- */
+
+static void on_unmerged_rows(struct replica *r, struct store_reply *reply)
+{
+    struct follow *f = &r->f;
+    f->cookie = 0;
+    if (reply->err) {
+        replica_log(r, false, "what is unmerged can't be read (error %d)", reply->err);
+        follow_lost(r, "the store can't be read");
+        return;
+    }
+    assert(!f->uploading);
+    struct slice rows = {NULL, 0};
+    if (reply->n_rows) {
+        f->uploading = reply->bytes;
+        f->uploading_rows = reply->n_rows;
+        reply->bytes = NULL;
+        rows = slice_of(f->uploading->data, f->uploading->n);
+    }
+    struct frame_unmerged u = {.sequence = ++f->upload_sequence,
+                               .last = reply->n_rows == 0,
+                               .n_rows = reply->n_rows,
+                               .rows = rows};
+    bool ok = unmerged_encode(&r->out, &u);
+    assert(ok);
+    (void)ok;
+    replica_send(r, f->link, FRAME_UNMERGED, NULL);
+}
+
+/* The rows without their class bytes. NULL: they don't decode. */
+static struct shared *only_rows(const struct shared *pairs)
+{
+    struct buf b;
+    buf_init(&b, pairs->n);
+    struct wire_reader in = wire_read(slice_of(pairs->data, pairs->n));
+    bool ok = true;
+    while (ok && in.n) {
+        struct row row;
+        wire_get_u8(&in);
+        const uint8_t *start = in.p;
+        ok = row_decode(&in, &row) && buf_append(&b, start, (size_t)(in.p - start));
+    }
+    struct shared *rows = ok ? shared_new(buf_slice(&b)) : NULL;
+    buf_free(&b);
+    return rows;
+}
+
+static void upload_done(struct replica *r)
+{
+    struct follow *f = &r->f;
+    f->uploaded = true;
+    if (!f->copy_after)
+        return;
+    replica_log(r, true,
+                "all that only this store had is with the primary; it is emptied and gets "
+                "a full copy");
+    struct store_request q = {.type = SR_WIPE, .epoch = f->epoch, .store = fresh_id(r)};
+    f->cookie = write_store(r, &q);
+}
+
+static void on_merged(struct replica *r, struct slice payload)
+{
+    struct follow *f = &r->f;
+    uint64_t sequence;
+    if (!merged_decode(payload, &sequence) || sequence != f->upload_sequence || f->cookie ||
+        f->uploaded || !sequence) {
+        follow_lost(r, "malformed or untimely frame");
+        return;
+    }
+    if (!f->uploading) {
+        upload_done(r);
+        return;
+    }
+    struct store_request q = {.type = SR_UNMARK,
+                              .epoch = f->epoch,
+                              .bytes = only_rows(f->uploading),
+                              .n_rows = f->uploading_rows};
+    forget_upload(r);
+    if (!q.bytes) {
+        follow_lost(r, "unmerged rows don't decode");
+        return;
+    }
+    f->cookie = write_store(r, &q);
+}
+
+/* ---- replies ---- */
+
+static void step_done(struct replica *r, const struct store_reply *reply)
+{
+    struct follow *f = &r->f;
+    f->cookie = 0;
+    if (reply->err) {
+        replica_log(r, false, "the store can't take what the primary asks for (error %d)",
+                    reply->err);
+        follow_lost(r, "the store failed");
+        return;
+    }
+    switch (reply->type) {
+    case SR_EPOCH_SEEN: {
+        struct replica_effect fx = {.type = RX_DIAL};
+        f->state = FOLLOW_DIAL;
+        replica_emit_fx(r, &fx);
+        break;
+    }
+    case SR_ADOPT:
+        if (f->copy_after) {
+            f->state = FOLLOW_UPLOAD;
+            upload_more(r);
+        } else {
+            attached(r);
+        }
+        break;
+    case SR_WIPE:
+        if (f->copy_after)
+            follow_lost(r, "uploaded and emptied: comes back for a full copy");
+        else
+            attached(r);
+        break;
+    case SR_UNMARK:
+        upload_more(r);
+        break;
+    default:
+        assert(!"a step of the follower");
+    }
+}
+
+bool follow_reply(struct replica *r, struct store_reply *reply)
+{
+    struct follow *f = &r->f;
+    bool current = r->role == FOLLOWS && f->cookie && reply->cookie == f->cookie;
+    switch (reply->type) {
+    case SR_FOLLOW:
+        r->writes--;
+        on_followed(r, reply);
+        break;
+    case SR_ADOPT:
+    case SR_WIPE:
+        r->reached = (struct pos){0, 0};
+        r->writes--;
+        if (current)
+            step_done(r, reply);
+        break;
+    case SR_UNMARK:
+        r->writes--;
+        if (current)
+            step_done(r, reply);
+        break;
+    case SR_EPOCH_SEEN:
+        if (current)
+            step_done(r, reply);
+        break;
+    case SR_UNMERGED:
+        if (current)
+            on_unmerged_rows(r, reply);
+        break;
+    default:
+        return false;
+    }
+    if (r->role == FOLLOWS && f->state == FOLLOW_SETTLE && !r->writes)
+        send_hello(r);
+    return true;
+}
+
+void follow_frame(struct replica *r, uint8_t type, struct slice payload)
+{
+    struct follow *f = &r->f;
+    bool talks = f->state == FOLLOW_ATTACHED || f->state == FOLLOW_UPLOAD;
+    if (type == FRAME_REFUSED)
+        on_refused(r, payload);
+    else if (type == FRAME_WELCOME && f->state == FOLLOW_HELLO)
+        on_welcome(r, payload);
+    else if (type == FRAME_BATCH && f->state == FOLLOW_ATTACHED)
+        on_batch(r, payload);
+    else if (type == FRAME_COMMITTED && f->state == FOLLOW_ATTACHED)
+        on_committed(r, payload);
+    else if (type == FRAME_MERGED && talks)
+        on_merged(r, payload);
+    else
+        follow_lost(r, "a frame out of turn");
+}
