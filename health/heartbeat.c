@@ -82,7 +82,7 @@ void heartbeat_guard_send(struct heartbeat_guard *g, struct heartbeat *h)
     g->own_seq = h->seq;
     if (g->peer_counter == 0)
         return;
-    if (h->echo_boot_random != g->peer_boot || h->echo_seq != g->peer_seq)
+    if (!g->alive)
         h->ack_epoch = 0;
     h->echo_boot_random = g->peer_boot;
     h->echo_seq = g->peer_seq;

@@ -92,6 +92,8 @@ struct reg {
     register_emit emit;
     void *ctx;
     struct voter_state state;
+    bool vote_due; /* a voter from now on, once that is durable */
+    uint64_t vote_ns;
     bool writing, dirty; /* dirty: a write failed, the disk may hold the row before */
     /* what to do when the write is done */
     enum { THEN_NOTHING, THEN_SEND, THEN_PROMISED, THEN_ACCEPTED, THEN_VOTE } then;
@@ -118,7 +120,7 @@ static uint64_t draw(struct reg *r) /* splitmix64 */
 /* Only once the row that says so is durable. */
 static bool votes(const struct reg *r)
 {
-    return r->state.voting && !(r->writing && r->then == THEN_VOTE);
+    return r->state.voting && !r->vote_due;
 }
 
 static bool is_none(struct ballot b)
@@ -196,6 +198,17 @@ static void write_row(struct reg *r)
     r->emit(r->ctx, &fx);
 }
 
+/* Begins to vote; repeated until it succeeds, for whoever gave us the record may be gone by then.
+ */
+static void write_vote(struct reg *r)
+{
+    assert(r->state.voting);
+    r->vote_due = true;
+    r->vote_ns = r->now_ns + MS(PEEK_SILENT_MS);
+    r->then = THEN_VOTE;
+    write_row(r);
+}
+
 /* Sends m when the row is durable: at once if it is. */
 static void answer(struct reg *r, unsigned to, struct register_msg m, bool changed)
 {
@@ -253,7 +266,7 @@ static void on_accept(struct reg *r, unsigned from, const struct register_msg *m
 static void on_peek(struct reg *r, unsigned from, const struct register_msg *m)
 {
     send(r, from, row_msg(r, REG_PEEKED, m->nonce));
-    if (m->voting || !r->state.voting)
+    if (m->voting || !votes(r))
         return;
     struct register_msg share = row_msg(r, REG_SHARE, m->nonce);
     share.voter_id = m->voter_id;
@@ -268,8 +281,7 @@ static void on_init(struct reg *r, const struct register_msg *m)
     r->state.voting = true;
     r->state.promised = r->state.accepted = m->ballot;
     r->state.record = m->record;
-    r->then = THEN_VOTE;
-    write_row(r);
+    write_vote(r);
 }
 
 static void serve(struct reg *r, unsigned from, const struct register_msg *m)
@@ -277,12 +289,12 @@ static void serve(struct reg *r, unsigned from, const struct register_msg *m)
     switch (m->type) {
     case REG_PREPARE:
         saw(r, m->ballot);
-        if (r->state.voting) /* an emptied voter is silent */
+        if (votes(r)) /* an emptied voter is silent */
             on_prepare(r, from, m);
         break;
     case REG_ACCEPT:
         saw(r, m->ballot);
-        if (r->state.voting)
+        if (votes(r))
             on_accept(r, from, m);
         break;
     case REG_PEEK:
@@ -327,8 +339,7 @@ static void recover(struct reg *r)
         }
     }
     r->state.voting = true;
-    r->then = THEN_VOTE;
-    write_row(r);
+    write_vote(r);
 }
 
 /* ---- the proposer ---- */
@@ -498,6 +509,7 @@ static void pump(struct reg *r)
 
 static void began_to_vote(struct reg *r)
 {
+    r->vote_due = false;
     for (unsigned v = 0; v < VOTERS; v++)
         r->other[v].shared = false;
     struct register_fx fx = {.type = REG_FX_BOOTSTRAPPED, .record = r->state.record};
@@ -540,14 +552,8 @@ void register_persisted(struct reg *r, bool ok, uint64_t now_ns)
     } else {
         /* The disk holds the row before this or this one; the memory keeps this one, which
          * promises no less, and nobody gets an answer until a write succeeds. */
-        bool vote = r->then == THEN_VOTE;
         r->then = THEN_NOTHING;
         r->then_hint = false;
-        if (vote) { /* not yet: it asks the others, or the operator, once more */
-            r->state = (struct voter_state){.voter_id = r->state.voter_id};
-            for (unsigned v = 0; v < VOTERS; v++)
-                r->other[v].init_due = false;
-        }
         if (register_busy(r))
             back_off(r);
     }
@@ -615,7 +621,7 @@ static void on_peeked(struct reg *r, unsigned from, const struct register_msg *m
             hint(r, from, &m->record, m->accepted);
         return;
     }
-    if (!r->state.voting || r->writing || r->dirty)
+    if (!votes(r) || r->writing || r->dirty)
         return;
     struct register_msg share = row_msg(r, REG_SHARE, m->nonce);
     share.voter_id = m->voter_id;
@@ -703,8 +709,11 @@ void register_tick(struct reg *r, uint64_t now_ns)
     r->now_ns = now_ns;
     if (register_busy(r))
         tick_op(r);
+    if (r->vote_due && !r->writing && now_ns >= r->vote_ns)
+        write_vote(r);
     for (unsigned v = 0; v < VOTERS; v++)
-        if (r->other[v].init_due && now_ns >= r->other[v].init_ns && !r->writing && !r->dirty)
+        if (r->other[v].init_due && votes(r) && now_ns >= r->other[v].init_ns && !r->writing &&
+            !r->dirty)
             send_init(r, v);
     /* A voting witness has nobody to look for. */
     if (now_ns >= r->peek_ns && (r->self != WITNESS || !r->state.voting))
@@ -750,14 +759,13 @@ bool register_bootstrap(struct reg *r, const struct record *first, char *why, si
     r->state.promised = r->state.accepted =
         (struct ballot){INIT_COUNTER, (uint8_t)r->self, r->state.voter_id};
     r->state.record = *first;
-    r->then = THEN_VOTE;
-    write_row(r);
+    write_vote(r);
     return true;
 }
 
 bool register_all_virgin(const struct reg *r, uint64_t now_ns)
 {
-    bool all = r->virgin && !r->state.voting;
+    bool all = r->virgin && !r->state.voting; /* nor about to */
     for (unsigned v = 0; v < VOTERS; v++)
         all &= v == r->self || (answers(r, v, now_ns) && !r->other[v].voting && r->other[v].virgin);
     return all;
