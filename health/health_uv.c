@@ -412,6 +412,9 @@ static bool start_voter(struct health *h, const uint8_t cluster_key[32], char *e
         return false;
     if (f == VOTER_FILE_DAMAGED)
         log_error("voter.damaged", "error=\"%s\"", err);
+    /* Shows now, and not at the first takeover, that the file can't be written. */
+    if (!voter_file_store(h->voter_path, h->config->cluster, &state, err, n))
+        return false;
     h->net = health_net_open(&h->loop, h->config, cluster_key, on_datagram, h, err, n);
     if (!h->net)
         return false;

@@ -256,9 +256,9 @@ static void on_accept(struct reg *r, unsigned from, const struct register_msg *m
     bool again = ballot_cmp(m->ballot, r->state.accepted) == 0;
     if (again && m->record.tag != r->state.record.tag)
         return; /* one ballot, two records: no proposer of ours does that */
+    r->then_hint = m->record.tag != r->state.record.tag;
     r->state.promised = r->state.accepted = m->ballot;
     r->state.record = m->record;
-    r->then_hint = !again;
     struct register_msg a = row_msg(r, REG_ACCEPTED, m->nonce);
     answer(r, from, a, !again);
 }
