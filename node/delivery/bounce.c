@@ -205,9 +205,8 @@ static void make_boundary(char *out, size_t n, uint64_t id, const struct row_mes
 static bool put_headers(struct buf *b, enum bounce_kind kind, const struct bounce_context *c,
                         const struct row_message *m, const char *boundary)
 {
-    return buf_printf(b,
-                      "Date: %s\r\nFrom: MAILER-DAEMON@%s (Mail Delivery System)\r\nTo: <", c->date,
-                      c->hostname) &&
+    return buf_printf(b, "Date: %s\r\nFrom: MAILER-DAEMON@%s (Mail Delivery System)\r\nTo: <",
+                      c->date, c->hostname) &&
            put_clean(b, m->sender, 900) &&
            buf_printf(b,
                       ">\r\nSubject: %s\r\nMessage-ID: <%llx.dsn@%s>\r\n"
@@ -226,8 +225,8 @@ bool bounce_build(struct buf *out, enum bounce_kind kind, const struct bounce_co
     char boundary[64];
     make_boundary(boundary, sizeof boundary, c->id, m, head);
     bool utf8 = m->flags & MSG_UTF8;
-    bool ok = put_headers(out, kind, c, m, boundary) &&
-              buf_printf(out, "\r\n--%s\r\n", boundary) && put_human(out, kind, c, r, n) &&
+    bool ok = put_headers(out, kind, c, m, boundary) && buf_printf(out, "\r\n--%s\r\n", boundary) &&
+              put_human(out, kind, c, r, n) &&
               buf_printf(out,
                          "\r\n--%s\r\nContent-Description: Delivery report\r\n"
                          "Content-Type: message/%sdelivery-status\r\n%s\r\n"

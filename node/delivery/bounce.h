@@ -6,8 +6,8 @@
 #include "node/delivery/schedule.h"
 
 enum {
-    BOUNCE_RECIPIENTS_MAX = 100, /* those of one transaction */           
-    BOUNCE_HEADERS_MAX = 16384,            /* of the original, returned with it */
+    BOUNCE_RECIPIENTS_MAX = 100, /* those of one transaction */
+    BOUNCE_HEADERS_MAX = 16384,  /* of the original, returned with it */
     /* RET=FULL is honoured up to this size; the notification stays inline (BODY_CHUNK_BYTES). */
     BOUNCE_FULL_MAX = 24576,
     BOUNCE_HEAD_BYTES = 32768, /* of the original's body that the builder wants to see */
@@ -26,8 +26,8 @@ bool bounce_wanted(enum bounce_kind kind, const struct row_message *m, const str
 
 struct bounce_context {
     const char *hostname;
-    uint64_t id;       /* of the notification */
-    const char *date;  /* RFC 5322, now */
+    uint64_t id;         /* of the notification */
+    const char *date;    /* RFC 5322, now */
     const char *arrival; /* RFC 5322, of the message */
     const char *last_attempt;
     const char *retry_until; /* for a delay; NULL otherwise */

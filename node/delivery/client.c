@@ -66,6 +66,7 @@ static unsigned fail(struct client *c, const struct reply *why)
         c->tx->end = c->state == CLIENT_DOT_SENT ? CLIENT_LOST_AFTER : CLIENT_LOST;
         c->tx->dot_withheld = c->state == CLIENT_DOT_WAIT;
         c->tx->last = *why;
+        c->done = c->tx;
         c->tx = NULL;
         effects |= CLIENT_DONE;
     }
@@ -100,7 +101,7 @@ static unsigned say(struct client *c, enum client_state next, const char *verb, 
 {
     c->state = next;
     return buf_printf(&c->out, "%s%s%s\r\n", verb, arg[0] ? " " : "", arg) ? CLIENT_WRITE
-                                                                            : CLIENT_CLOSE;
+                                                                           : CLIENT_CLOSE;
 }
 
 static unsigned ready(struct client *c)
@@ -135,9 +136,12 @@ static void learn_extensions(struct client *c)
     static const struct {
         const char *name;
         unsigned ext;
-    } known[] = {{"PIPELINING", EXT_PIPELINING}, {"8BITMIME", EXT_8BITMIME},
-                 {"SMTPUTF8", EXT_SMTPUTF8},     {"SIZE", EXT_SIZE},
-                 {"DSN", EXT_DSN},               {"STARTTLS", EXT_STARTTLS},
+    } known[] = {{"PIPELINING", EXT_PIPELINING},
+                 {"8BITMIME", EXT_8BITMIME},
+                 {"SMTPUTF8", EXT_SMTPUTF8},
+                 {"SIZE", EXT_SIZE},
+                 {"DSN", EXT_DSN},
+                 {"STARTTLS", EXT_STARTTLS},
                  {"ENHANCEDSTATUSCODES", EXT_ENHANCED}};
     c->extensions = 0; /* what was said before TLS doesn't count: RFC 3207 4.2 */
     c->size_limit = 0;
@@ -193,8 +197,8 @@ static unsigned put_rcpt(struct client *c, const struct client_recipient *r)
 {
     static const char *const names[] = {"NEVER", "SUCCESS", "FAILURE", "DELAY"};
     struct buf *b = &c->out;
-    bool ok = buf_append_str(b, "RCPT TO:<") && buf_append_slice(b, r->address) &&
-              buf_append_str(b, ">");
+    bool ok =
+        buf_append_str(b, "RCPT TO:<") && buf_append_slice(b, r->address) && buf_append_str(b, ">");
     if ((c->extensions & EXT_DSN) && r->notify) {
         const char *sep = " NOTIFY=";
         for (unsigned i = 0; i < 4; i++) {
@@ -253,6 +257,7 @@ static void decide_all(struct client_transaction *tx, const struct reply *why)
 static unsigned answered(struct client *c)
 {
     c->tx->end = CLIENT_ANSWERED;
+    c->done = c->tx;
     c->tx = NULL;
     return CLIENT_DONE | ready(c);
 }
@@ -367,8 +372,9 @@ static unsigned on_reply(struct client *c, const struct reply *r)
         return fail(c, r);
     switch (c->state) {
     case CLIENT_GREETING:
-        return r->code == 220 ? say(c, CLIENT_EHLO, "EHLO", c->helo)
-                              : r->code >= 400 ? fail(c, r) : bad_reply(c, r);
+        return r->code == 220   ? say(c, CLIENT_EHLO, "EHLO", c->helo)
+               : r->code >= 400 ? fail(c, r)
+                                : bad_reply(c, r);
     case CLIENT_EHLO:
         return on_ehlo(c, r);
     case CLIENT_HELO:

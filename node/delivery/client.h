@@ -45,13 +45,13 @@ enum client_state {
 
 /* What a step asks for, to be carried out in this order. */
 enum client_effect {
-    CLIENT_WRITE = 1,     /* out has bytes for the network */
-    CLIENT_START_TLS = 2, /* handshake as a client, then client_secured() */
-    CLIENT_DONE = 4,      /* the transaction is over; its results are filled in */
-    CLIENT_CAN_SEND = 8,  /* client_send() may be called */
-    CLIENT_WANT_BODY = 16,/* client_body() may be called */
-    CLIENT_WANT_DOT = 32, /* all but the final dot is out: client_dot() when it is allowed */
-    CLIENT_CLOSE = 64,    /* close the connection; why says the reason */
+    CLIENT_WRITE = 1,      /* out has bytes for the network */
+    CLIENT_START_TLS = 2,  /* handshake as a client, then client_secured() */
+    CLIENT_DONE = 4,       /* the transaction is over; its results are filled in */
+    CLIENT_CAN_SEND = 8,   /* client_send() may be called */
+    CLIENT_WANT_BODY = 16, /* client_body() may be called */
+    CLIENT_WANT_DOT = 32,  /* all but the final dot is out: client_dot() when it is allowed */
+    CLIENT_CLOSE = 64,     /* close the connection; why says the reason */
 };
 
 enum client_end {
@@ -82,7 +82,7 @@ struct client {
     enum client_state state;
     const char *helo; /* our name; lives as long as the client */
     bool tls_wanted, secured, tls_failed;
-    bool announced;  /* ready at least once: the next hop works */
+    bool announced; /* ready at least once: the next hop works */
     unsigned extensions;
     uint64_t size_limit; /* of SIZE; 0: none */
     bool rset_due;
@@ -92,6 +92,7 @@ struct client {
     unsigned line_pos; /* dot-stuffing: 2 at the start of a line, 1 after CR */
     uint64_t transactions;
     struct client_transaction *tx;
+    struct client_transaction *done; /* the one CLIENT_DONE is about; the driver clears it */
     struct reply_parser parser;
     struct reply failure; /* why the session ended */
     struct buf out;

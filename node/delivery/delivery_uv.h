@@ -14,6 +14,9 @@ struct delivery_hooks {
     /* May this node deliver now? Reads the lease and the clock; called right before each start of a
      * transaction and each final dot, its answer is never kept (protocol 6). */
     bool (*may_deliver)(void *ctx);
+    /* May recipients expire now? Not within an hour after a takeover with clocks apart (protocol
+     * 6). NULL: always. */
+    bool (*may_expire)(void *ctx);
 };
 
 struct delivery_stats {

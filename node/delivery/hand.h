@@ -15,7 +15,7 @@ struct hand {
     struct hand_slot {
         struct hand_key key;
         bool used;
-    } *slot;
+    } * slot;
     size_t n, cap; /* cap is a power of two */
 };
 
