@@ -9,6 +9,7 @@ static const struct {
     uint64_t ms;
     const char *doing;
 } waits[] = {
+    [CLIENT_CONNECTING] = {60000, "connecting"}, /* the driver's own limit is shorter */
     [CLIENT_GREETING] = {300000, "waiting for the greeting"},
     [CLIENT_EHLO] = {300000, "waiting for the reply to EHLO"},
     [CLIENT_HELO] = {300000, "waiting for the reply to HELO"},
@@ -29,7 +30,7 @@ enum { STEP_RSET, STEP_MAIL, STEP_RCPT };
 
 void client_init(struct client *c, const char *helo, bool tls_wanted)
 {
-    *c = (struct client){.state = CLIENT_GREETING, .helo = helo, .tls_wanted = tls_wanted};
+    *c = (struct client){.state = CLIENT_CONNECTING, .helo = helo, .tls_wanted = tls_wanted};
     buf_init(&c->out, CLIENT_OUT_MAX);
     reply_reset(&c->parser);
 }
@@ -88,8 +89,16 @@ unsigned client_lost(struct client *c, const char *why)
     if (c->state == CLIENT_CLOSED)
         return 0;
     char text[160];
-    snprintf(text, sizeof text, "connection lost (%.100s)", why);
-    return fail_text(c, "4.4.2", text);
+    snprintf(text, sizeof text,
+             c->state == CLIENT_CONNECTING ? "%.100s" : "connection lost (%.100s)", why);
+    return fail_text(c, c->state == CLIENT_CONNECTING ? "4.4.1" : "4.4.2", text);
+}
+
+unsigned client_opened(struct client *c)
+{
+    if (c->state == CLIENT_CONNECTING)
+        c->state = CLIENT_GREETING;
+    return 0;
 }
 
 unsigned client_timed_out(struct client *c)
@@ -371,6 +380,9 @@ static unsigned on_reply(struct client *c, const struct reply *r)
     if (r->code == 421 && c->state != CLIENT_DOT_SENT)
         return fail(c, r);
     switch (c->state) {
+    case CLIENT_CONNECTING:
+        assert(!"bytes before the connection");
+        break;
     case CLIENT_GREETING:
         return r->code == 220   ? say(c, CLIENT_EHLO, "EHLO", c->helo)
                : r->code >= 400 ? fail(c, r)
@@ -413,7 +425,8 @@ unsigned client_input(struct client *c, struct slice bytes)
         assert_state(c);
         /* Plaintext behind the 220 of STARTTLS was put there by somebody else: RFC 3207 6. */
         if (c->state == CLIENT_SECURING)
-            return effects | fail_text(c, "4.7.0", "plaintext arrived");
+            return (effects & ~(unsigned)CLIENT_START_TLS) |
+                   fail_text(c, "4.7.0", "plaintext arrived");
         enum reply_status st = reply_feed(&c->parser, bytes, &used, &r);
         bytes.p += used;
         bytes.n -= used;

@@ -1,7 +1,7 @@
 /* One SMTP client session: RFC 5321, 2920 (PIPELINING), 3207 (STARTTLS), 1870 (SIZE), 6152
  * (8BITMIME), 6531 (SMTPUTF8), 3461 (DSN). Core: bytes and events in, bytes and effects out.
  *
- *   GREETING -> EHLO [-> HELO] [-> STARTTLS -> SECURING -> EHLO] -> READY
+ *   CONNECTING -> GREETING -> EHLO [-> HELO] [-> STARTTLS -> SECURING -> EHLO] -> READY
  *   READY -> ENVELOPE -> BODY -> DOT_WAIT -> DOT_SENT -> READY ...     any -> QUITTING -> CLOSED
  *
  * From ENVELOPE and from DOT_SENT also back to READY, with the outcome. */
@@ -29,6 +29,7 @@ enum client_extension {
 };
 
 enum client_state {
+    CLIENT_CONNECTING,
     CLIENT_GREETING,
     CLIENT_EHLO,
     CLIENT_HELO,
@@ -101,6 +102,7 @@ struct client {
 void client_init(struct client *c, const char *helo, bool tls_wanted);
 void client_free(struct client *c);
 /* Each returns a set of enum client_effect. */
+unsigned client_opened(struct client *c); /* the connection stands */
 unsigned client_input(struct client *c, struct slice bytes);
 unsigned client_secured(struct client *c);
 /* In CLIENT_READY only. tx lives until CLIENT_DONE. */

@@ -147,7 +147,7 @@ static void on_open(void *ctx, struct stream *s)
 {
     struct conn *c = ctx;
     (void)s;
-    apply(c, 0);
+    apply(c, client_opened(&c->core));
 }
 
 static void on_close(void *ctx, struct stream *s, const char *why)

@@ -6,7 +6,7 @@
 
 #include "node/base/clock_posix.h"
 #include "node/base/crypto_openssl.h"
-#include "node/delivery/delivery_private.h"
+#include "node/delivery/delivery_private_uv.h"
 
 enum { BUCKETS = 8192 };
 

@@ -7,7 +7,7 @@
 
 #include "node/base/clock_posix.h"
 #include "node/base/log.h"
-#include "node/delivery/delivery_private.h"
+#include "node/delivery/delivery_private_uv.h"
 
 static bool memory_full(const struct delivery *d)
 {

@@ -7,7 +7,7 @@
 
 #include "node/base/crypto_openssl.h"
 #include "node/base/log.h"
-#include "node/delivery/delivery_private.h"
+#include "node/delivery/delivery_private_uv.h"
 
 struct link_read {
     struct link *link; /* NULL: it is gone */
@@ -382,24 +382,18 @@ static void link_free(struct link *l)
 static void target_down(struct target *t, const struct reply *why)
 {
     struct delivery *d = t->d;
-    struct reply r = *why;
-    bool permanent = r.code == 0 && r.enhanced[0] == '5'; /* DNS said so */
-    if (r.code / 100 == 5) { /* a refusal of us, not of a message: RFC 5321 3.1, as Postfix does */
-        char text[400];
-        snprintf(text, sizeof text, "%u %.*s", why->code,
-                 (int)(why->text_n < 380 ? why->text_n : 380), why->text);
-        reply_set(&r, 0, "4.3.0", text);
-    }
+    bool permanent = why->enhanced[0] == '5'; /* DNS said so */
     if (!permanent) {
         char text[200], quoted[300];
-        snprintf(text, sizeof text, "%.*s", (int)(r.text_n < 199 ? r.text_n : 199), r.text);
+        snprintf(text, sizeof text, "%.*s", (int)(why->text_n < 199 ? why->text_n : 199),
+                 why->text);
         destination_failed(&t->core, delivery_now(d), delivery_random(d), text);
         log_info("delivery.destination_down", "destination=%s why=%s", t->key,
                  log_quote(quoted, sizeof quoted, slice_str(text)));
     }
     for (unsigned i = 0; i < t->hops.n; i++)
         t->hops.hop[i].bad = false;
-    outcome_fail_waiting(t, &r);
+    outcome_fail_waiting(t, why);
     if (permanent)
         intake_room(d, t); /* what is on disk ends the same way */
 }
@@ -426,11 +420,16 @@ static void on_closed(void *ctx, struct conn *c, const struct reply *why, bool a
             link_connect(l);
             return;
         }
-        struct reply said = *why;
+        struct reply said;
         char text[500];
-        snprintf(text, sizeof text, "%s: %.*s", l->remote,
-                 (int)(said.text_n < 300 ? said.text_n : 300), said.text);
-        reply_set(&said, said.code, said.enhanced, text);
+        int n = (int)(why->text_n < 300 ? why->text_n : 300);
+        if (why->code)
+            snprintf(text, sizeof text, "%s said: %u %.*s", l->remote, why->code, n, why->text);
+        else
+            snprintf(text, sizeof text, "%s: %.*s", l->remote, n, why->text);
+        /* A refusal of us, not of a message, even with 5xx: it may take us later, or another host
+         * will (as Postfix has it). */
+        reply_set(&said, 0, why->enhanced[0] == '4' ? why->enhanced : "4.3.0", text);
         bool working = t->core.open > t->opening;
         t->opening--;
         link_free(l);

@@ -8,7 +8,7 @@
 #include "node/base/clock_posix.h"
 #include "node/base/crypto_openssl.h"
 #include "node/base/log.h"
-#include "node/delivery/delivery_private.h"
+#include "node/delivery/delivery_private_uv.h"
 
 struct outcome {
     struct delivery *d;

@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "node/delivery/delivery_private.h"
+#include "node/delivery/delivery_private_uv.h"
 
 static size_t bucket_of(const struct delivery *d, const char *key)
 {

@@ -1,8 +1,8 @@
 /* What the parts of delivery share. delivery_uv.c: life and timers; targets_uv.c: next hops;
  * intake_uv.c: from queue and disk into memory; link_uv.c: connections and transactions;
  * outcome_uv.c: results back to the queue. Only these include it. */
-#ifndef BATON_DELIVERY_PRIVATE_H
-#define BATON_DELIVERY_PRIVATE_H
+#ifndef BATON_DELIVERY_PRIVATE_UV_H
+#define BATON_DELIVERY_PRIVATE_UV_H
 
 #include "node/delivery/bounce.h"
 #include "node/delivery/client_uv.h"

@@ -1,0 +1,861 @@
+/* Delivery over real sockets to a small SMTP server in this process, with a queue in memory that
+ * settles outcomes when the test says so. */
+#include <check.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "node/base/clock_posix.h"
+#include "node/base/crypto_openssl.h"
+#include "node/base/stream_uv.h"
+#include "node/delivery/delivery_uv.h"
+
+/* --- a queue in memory --- */
+
+enum { ROWS_MAX = 20000 };
+
+struct stored {
+    struct row_message m;
+    struct row_recipient r[4];
+    char *text[4][3]; /* enhanced, reply, remote of the last outcome */
+    unsigned n;
+    bool dead;
+    uint8_t *body;
+};
+struct pending {
+    struct pending *next;
+    queue_done done;
+    void *ctx;
+};
+static struct {
+    struct stored *list;
+    unsigned n, outcomes, waiting;
+    queue_new_fn fresh;
+    queue_scan_fn scan;
+    void *fresh_ctx, *scan_ctx;
+    bool hold_settle;
+    struct pending *pending;
+    struct storage_read *reads;
+    uv_idle_t idle;
+    uint64_t next_id;
+} q;
+static uv_loop_t loop;
+
+void queued_free(struct queued *m)
+{
+    buf_free(&m->memory);
+    free(m->rcpts);
+    free(m);
+}
+void queue_on_new(struct queue *x, queue_new_fn fn, void *ctx)
+{
+    q.fresh = fn;
+    q.fresh_ctx = ctx;
+}
+void queue_on_scan(struct queue *x, queue_scan_fn fn, void *ctx)
+{
+    q.scan = fn;
+    q.scan_ctx = ctx;
+}
+uint32_t queue_epoch(const struct queue *x)
+{
+    return 2;
+}
+uint64_t queue_next_id(struct queue *x)
+{
+    return MESSAGE_ID(2, ++q.next_id);
+}
+void storage_read_free(struct storage_read *r)
+{
+    free(r->domain);
+    buf_free(&r->bytes);
+    free(r);
+}
+
+static struct stored *find(uint64_t id)
+{
+    for (unsigned i = 0; i < q.n; i++)
+        if (q.list[i].m.id == id)
+            return &q.list[i];
+    return NULL;
+}
+
+static char **kept; /* bytes of stored rows, until the test's end */
+static unsigned n_kept;
+
+static struct slice keep(struct slice s)
+{
+    kept = xrealloc(kept, (n_kept + 1) * sizeof *kept);
+    kept[n_kept] = slice_dup(s);
+    return slice_of(kept[n_kept++], s.n);
+}
+
+static struct stored *store(const struct row_message *m, const struct row_recipient *r, unsigned n)
+{
+    struct stored *s = &q.list[q.n++];
+    ck_assert(q.n < ROWS_MAX && n <= 4);
+    s->m = *m;
+    s->m.sender = keep(m->sender);
+    s->m.prefix = keep(m->prefix);
+    s->m.body = keep(m->body);
+    s->n = n;
+    for (unsigned i = 0; i < n; i++) {
+        s->r[i] = r[i];
+        s->r[i].address = keep(r[i].address);
+        s->r[i].domain = keep(r[i].domain);
+    }
+    return s;
+}
+
+static void set_text(struct stored *s, unsigned i, unsigned k, struct slice *v)
+{
+    free(s->text[i][k]);
+    s->text[i][k] = slice_dup(*v);
+    *v = slice_of(s->text[i][k], v->n);
+}
+
+void queue_outcome(struct queue *x, const struct row_recipient *rcpts, unsigned n,
+                   const struct row_message *bounce, const struct row_recipient *bounce_rcpt,
+                   queue_done done, void *ctx)
+{
+    q.outcomes++;
+    for (unsigned i = 0; i < n; i++) {
+        struct stored *s = find(rcpts[i].id);
+        ck_assert(s && rcpts[i].index < s->n);
+        struct row_recipient *r = &s->r[rcpts[i].index];
+        ck_assert_msg(!rcpt_terminal(r->state), "a finished recipient was delivered again");
+        struct row_recipient fresh = rcpts[i];
+        fresh.address = r->address;
+        fresh.domain = r->domain;
+        fresh.orcpt = r->orcpt;
+        *r = fresh;
+        set_text(s, fresh.index, 0, &r->enhanced);
+        set_text(s, fresh.index, 1, &r->reply);
+        set_text(s, fresh.index, 2, &r->remote);
+    }
+    if (bounce)
+        store(bounce, bounce_rcpt, 1);
+    struct pending *p = calloc(1, sizeof *p), **last = &q.pending;
+    *p = (struct pending){NULL, done, ctx};
+    while (*last)
+        last = &(*last)->next;
+    *last = p;
+    q.waiting++;
+}
+
+static bool put_pair(struct buf *b, const struct stored *s, unsigned i)
+{
+    struct row m = {.type = ROW_MESSAGE, .message = s->m};
+    struct row r = {.type = ROW_RECIPIENT, .recipient = s->r[i]};
+    m.message.body = slice_of(NULL, 0);
+    return row_encode(b, &m) && row_encode(b, &r);
+}
+
+static bool due(const struct row_recipient *r, int64_t now)
+{
+    return r->state == RCPT_QUEUED && !r->held && r->next_ms <= now;
+}
+
+static void answer(struct storage_read *r)
+{
+    buf_init(&r->bytes, 64 << 20);
+    struct stored *s;
+    switch ((int)r->type) {
+    case READ_BODY:
+        s = find(r->id);
+        ck_assert(s && r->offset + r->limit <= s->m.size);
+        buf_append(&r->bytes, (s->body ? s->body : s->m.body.p) + r->offset, r->limit);
+        break;
+    case READ_DOMAINS: { /* in order, above r->domain */
+        for (;;) {
+            struct slice best = {NULL, 0}, after = slice_str(r->domain);
+            for (unsigned i = 0; i < q.n; i++)
+                for (unsigned k = 0; k < q.list[i].n; k++) {
+                    struct row_recipient *c = &q.list[i].r[k];
+                    char *a = slice_dup(c->domain), *b = slice_dup(best);
+                    if (due(c, r->due_ms) && strcmp(a, r->domain) > 0 &&
+                        (!best.n || strcmp(a, b) < 0))
+                        best = c->domain;
+                    free(a);
+                    free(b);
+                }
+            (void)after;
+            if (!best.n)
+                break;
+            wire_put_bytes(&r->bytes, best);
+            wire_put_u64(&r->bytes, 0);
+            free(r->domain);
+            r->domain = slice_dup(best);
+        }
+        break;
+    }
+    case READ_DUE: /* the cursor is (next_ms, id, index); here rows lie in the order of id */
+        for (unsigned i = 0; i < q.n; i++)
+            for (unsigned k = 0; k < q.list[i].n; k++) {
+                struct row_recipient *c = &q.list[i].r[k];
+                if (!due(c, r->due_ms) || !slice_ieq(c->domain, slice_str(r->domain)) ||
+                    c->id < r->cursor.id ||
+                    (c->id == r->cursor.id && c->index <= r->cursor.index && r->cursor.id))
+                    continue;
+                if (r->n_rows == r->limit) {
+                    r->more = true;
+                    return;
+                }
+                r->n_rows++;
+                put_pair(&r->bytes, &q.list[i], k);
+            }
+        break;
+    default:
+        r->err = STORE_NOT_FOUND;
+    }
+}
+
+void queue_read(struct queue *x, unsigned lane, struct storage_read *r)
+{
+    answer(r); /* as of now, delivered later: as a reader thread's snapshot */
+    r->mail.next = (struct mail *)q.reads;
+    q.reads = r;
+}
+
+static void on_idle(uv_idle_t *h)
+{
+    while (q.reads) {
+        struct storage_read *r = q.reads;
+        q.reads = (struct storage_read *)r->mail.next;
+        r->done(r);
+    }
+    while (q.pending && !q.hold_settle) {
+        struct pending *p = q.pending;
+        q.pending = p->next;
+        q.waiting--;
+        p->done(p->ctx, QUEUE_OK, 1);
+        free(p);
+    }
+}
+
+static struct events *no_events = NULL;
+
+/* --- an SMTP server --- */
+
+struct session {
+    struct stream *s;
+    struct buf in;
+    bool data;
+    char rcpts[400], sender[200];
+};
+static struct {
+    uv_tcp_t listener;
+    uint16_t port;
+    unsigned sessions, messages, dots_seen, rcpts_seen, connects;
+    struct buf last; /* message */
+    char last_rcpts[400];
+    bool drop_after_dot, hold_reply, broken_tls, refuse_all, reject_greeting;
+    struct session *held;
+    unsigned *seen; /* by number in the recipient's local part u<number> */
+} srv;
+
+static void line(struct session *x, const char *text)
+{
+    stream_write(x->s, slice_str(text));
+}
+
+static void end_of_data(struct session *x, size_t n)
+{
+    srv.dots_seen++;
+    buf_clear(&srv.last);
+    buf_append(&srv.last, x->in.data, n);
+    snprintf(srv.last_rcpts, sizeof srv.last_rcpts, "%s", x->rcpts);
+    x->data = false;
+    if (srv.drop_after_dot) {
+        stream_close(x->s, "dropped");
+        return;
+    }
+    srv.messages++;
+    for (const char *p = x->rcpts; (p = strstr(p, "<u")); p++)
+        if (srv.seen)
+            srv.seen[atoi(p + 2)]++;
+    x->rcpts[0] = 0;
+    if (srv.hold_reply)
+        srv.held = x;
+    else
+        line(x, "250 2.0.0 taken\r\n");
+}
+
+static void command(struct session *x, const char *l)
+{
+    if (!strncmp(l, "EHLO", 4)) {
+        line(x,
+             srv.broken_tls
+                 ? "250-sink.example\r\n250-PIPELINING\r\n250 STARTTLS\r\n"
+                 : "250-sink.example\r\n250-PIPELINING\r\n250-SIZE 10000000\r\n250 8BITMIME\r\n");
+    } else if (!strncmp(l, "STARTTLS", 8)) {
+        line(x, "220 go\r\nthis is no handshake at all, but long enough to be one record\r\n");
+    } else if (!strncmp(l, "RCPT", 4)) {
+        srv.rcpts_seen++;
+        if (strstr(l, "<bad"))
+            line(x, "550 5.1.1 no such user here\r\n");
+        else if (strstr(l, "<later"))
+            line(x, "451 4.3.2 come back\r\n");
+        else {
+            strncat(x->rcpts, l, sizeof x->rcpts - strlen(x->rcpts) - 1);
+            line(x, "250 2.1.5 ok\r\n");
+        }
+    } else if (!strncmp(l, "DATA", 4)) {
+        if (!x->rcpts[0]) {
+            line(x, "554 5.5.1 no valid recipients\r\n");
+        } else {
+            x->data = true;
+            line(x, "354 go\r\n");
+        }
+    } else if (!strncmp(l, "QUIT", 4)) {
+        line(x, "221 bye\r\n");
+        stream_shutdown(x->s, 1000);
+    } else {
+        line(x, "250 2.0.0 ok\r\n");
+    }
+}
+
+static void srv_data(void *ctx, struct stream *s, struct slice d)
+{
+    struct session *x = ctx;
+    buf_append_slice(&x->in, d);
+    for (;;) {
+        if (x->data) {
+            uint8_t *end = x->in.len < 5 ? NULL : memmem(x->in.data, x->in.len, "\r\n.\r\n", 5);
+            if (!end)
+                return;
+            size_t n = (size_t)(end - x->in.data) + 2;
+            end_of_data(x, n);
+            buf_consume(&x->in, n + 3);
+            continue;
+        }
+        uint8_t *eol = x->in.len ? memchr(x->in.data, '\n', x->in.len) : NULL;
+        if (!eol)
+            return;
+        size_t n = (size_t)(eol - x->in.data) + 1;
+        char *l = slice_dup(slice_of(x->in.data, n));
+        buf_consume(&x->in, n);
+        command(x, l);
+        free(l);
+    }
+}
+
+static void srv_close(void *ctx, struct stream *s, const char *why)
+{
+    struct session *x = ctx;
+    srv.sessions--;
+    if (srv.held == x)
+        srv.held = NULL;
+    buf_free(&x->in);
+    free(x);
+}
+
+static void srv_accept(uv_stream_t *l, int status)
+{
+    static const struct stream_events ev = {.on_data = srv_data, .on_close = srv_close};
+    struct session *x = calloc(1, sizeof *x);
+    buf_init(&x->in, 16 << 20);
+    srv.sessions++;
+    srv.connects++;
+    x->s = stream_accept(l, NULL, &ev, x);
+    ck_assert_ptr_nonnull(x->s);
+    if (srv.reject_greeting)
+        line(x, "554 5.7.1 we don't like you\r\n");
+    else
+        line(x, "220 sink.example\r\n");
+}
+
+/* --- the bench --- */
+
+static struct config cfg;
+static struct config_route route;
+static struct config_destination dest;
+static uint64_t retry[] = {60000, 300000};
+static struct delivery *d;
+static bool may;
+static bool may_deliver(void *ctx)
+{
+    return may;
+}
+
+static void setup(void)
+{
+    memset(&q, 0, sizeof q);
+    memset(&srv, 0, sizeof srv);
+    q.list = calloc(ROWS_MAX, sizeof *q.list);
+    q.next_id = 1000000;
+    may = true;
+    uv_loop_init(&loop);
+    uv_idle_init(&loop, &q.idle);
+    struct sockaddr_storage a;
+    address_parse("127.0.0.1:0", &a);
+    ck_assert_int_eq(stream_listen(&loop, &srv.listener, (struct sockaddr *)&a, 100, srv_accept),
+                     0);
+    int n = sizeof a;
+    uv_tcp_getsockname(&srv.listener, (struct sockaddr *)&a, &n);
+    srv.port = ntohs(((struct sockaddr_in *)&a)->sin_port);
+    buf_init(&srv.last, 16 << 20);
+    route = (struct config_route){
+        .domain = xstrdup("*"), .kind = ROUTE_HOST, .host = xstrdup("127.0.0.1"), .port = srv.port};
+    dest = (struct config_destination){
+        .domain = xstrdup("*"), .connections = 1, .messages_per_connection = 100};
+    cfg = (struct config){.hostname = xstrdup("relay.example"),
+                          .routes = &route,
+                          .n_routes = 1,
+                          .destinations = &dest,
+                          .n_destinations = 1};
+    cfg.delivery.connections = 50;
+    cfg.delivery.retry_ms = retry;
+    cfg.delivery.n_retry = 2;
+    cfg.delivery.expire_ms = 86400000;
+    cfg.delivery.tls = TLS_POLICY_OPPORTUNISTIC;
+    struct delivery_hooks hooks = {.may_deliver = may_deliver};
+    char err[200];
+    d = delivery_new(&loop, &cfg, NULL, no_events, &hooks, err, sizeof err);
+    ck_assert_msg(d != NULL, "%s", err);
+    uv_idle_start(&q.idle, on_idle);
+}
+
+static bool timed_out;
+static void on_deadline(uv_timer_t *t)
+{
+    timed_out = true;
+}
+/* Turns the loop until cond, at most `seconds`. */
+#define UNTIL(cond)                                                                                \
+    do {                                                                                           \
+        uv_timer_t deadline;                                                                       \
+        uv_timer_init(&loop, &deadline);                                                           \
+        timed_out = false;                                                                         \
+        uv_timer_start(&deadline, on_deadline, 20000, 0);                                          \
+        while (!(cond) && !timed_out)                                                              \
+            uv_run(&loop, UV_RUN_ONCE);                                                            \
+        ck_assert_msg(!timed_out, "not reached: %s", #cond);                                       \
+        uv_close((uv_handle_t *)&deadline, NULL);                                                  \
+        uv_run(&loop, UV_RUN_NOWAIT);                                                              \
+    } while (0)
+
+static void turn(unsigned times)
+{
+    for (unsigned i = 0; i < times; i++)
+        uv_run(&loop, UV_RUN_NOWAIT);
+}
+
+static bool closed;
+static void on_closed(void *ctx)
+{
+    closed = true;
+}
+
+static void teardown(void)
+{
+    closed = false;
+    q.hold_settle = false;
+    delivery_close(d, on_closed, NULL);
+    UNTIL(closed && srv.sessions == 0);
+    turn(3);
+    uv_idle_stop(&q.idle);
+    uv_close((uv_handle_t *)&q.idle, NULL);
+    uv_close((uv_handle_t *)&srv.listener, NULL);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    ck_assert_int_eq(uv_loop_close(&loop), 0);
+    for (unsigned i = 0; i < q.n; i++) {
+        free(q.list[i].body);
+        for (unsigned k = 0; k < 12; k++)
+            free(q.list[i].text[k / 3][k % 3]);
+    }
+    while (n_kept)
+        free(kept[--n_kept]);
+    free(kept);
+    free(q.list);
+    buf_free(&srv.last);
+    free(route.domain);
+    free(route.host);
+    free(dest.domain);
+    free(cfg.hostname);
+}
+
+static struct stored *message(uint64_t id, const char *body, size_t n, const char *const *rcpts,
+                              unsigned n_rcpts)
+{
+    struct row_message m = {.id = id,
+                            .flags = 0,
+                            .received_ms = clock_wall_ms(),
+                            .size = n,
+                            .recipients = n_rcpts,
+                            .sender = SLICE_LIT("sender@home.example"),
+                            .prefix = SLICE_LIT("Received: by test\r\n")};
+    if (n <= BODY_CHUNK_BYTES)
+        m.body = slice_of(body, n);
+    else
+        m.chunks = (uint32_t)((n + BODY_CHUNK_BYTES - 1) / BODY_CHUNK_BYTES);
+    crypto_sha256(slice_of(body, n), m.sha256);
+    struct row_recipient r[4];
+    for (unsigned i = 0; i < n_rcpts; i++) {
+        r[i] = (struct row_recipient){.id = id,
+                                      .index = i,
+                                      .state = RCPT_QUEUED,
+                                      .next_ms = 1,
+                                      .address = slice_str(rcpts[i]),
+                                      .domain = slice_str(strchr(rcpts[i], '@') + 1)};
+    }
+    struct stored *s = store(&m, r, n_rcpts);
+    if (m.chunks) {
+        s->body = xmalloc(n);
+        memcpy(s->body, body, n);
+    }
+    return s;
+}
+
+static struct stored *simple(uint64_t id, const char *rcpt)
+{
+    return message(id, "Subject: hi\r\n\r\nhello\r\n", 22, &rcpt, 1);
+}
+
+/* Hands it to delivery as the queue does when it is committed. */
+static void fresh(const struct stored *s)
+{
+    struct queued *x = calloc(1, sizeof *x);
+    buf_init(&x->memory, 1 << 20);
+    x->message = s->m;
+    x->n_rcpts = s->n;
+    x->rcpts = calloc(s->n, sizeof *x->rcpts);
+    memcpy(x->rcpts, s->r, s->n * sizeof *x->rcpts);
+    q.fresh(q.fresh_ctx, x);
+}
+
+START_TEST(test_fresh_message_goes_out)
+{
+    delivery_start(d);
+    struct stored *s = simple(1, "u1@x.example");
+    fresh(s);
+    UNTIL(s->r[0].state == RCPT_DELIVERED);
+    char *got = slice_dup(buf_slice(&srv.last));
+    ck_assert_str_eq(got, "Received: by test\r\nSubject: hi\r\n\r\nhello\r\n");
+    free(got);
+    ck_assert_str_eq(s->text[0][0], "2.0.0");
+    ck_assert_str_eq(s->text[0][1], "taken");
+    ck_assert_uint_eq(s->r[0].attempts, 1);
+    char remote[64];
+    snprintf(remote, sizeof remote, "127.0.0.1 [127.0.0.1]:%u", srv.port);
+    ck_assert_str_eq(s->text[0][2], remote);
+    turn(20);
+    ck_assert_uint_eq(srv.messages, 1);
+}
+END_TEST
+
+START_TEST(test_disk_is_scanned_and_large_bodies_are_streamed)
+{
+    size_t n = 3000000;
+    char *body = xmalloc(n);
+    for (size_t i = 0; i < n; i++)
+        body[i] = i % 50 == 48 ? '\r' : i % 50 == 49 ? '\n' : i % 50 == 0 ? '.' : 'a';
+    const char *rcpts[] = {"u1@x.example", "u2@y.example", "bad@x.example"};
+    struct stored *s = message(1, body, n, rcpts, 3);
+    delivery_start(d);
+    UNTIL(s->r[0].state == RCPT_DELIVERED && s->r[1].state == RCPT_DELIVERED &&
+          s->r[2].state == RCPT_FAILED);
+    ck_assert_uint_eq(srv.last.len, 19 + n + n / 50); /* each line's dot doubled */
+    free(body);
+}
+END_TEST
+
+START_TEST(test_refused_recipient_bounces_once)
+{
+    const char *rcpts[] = {"bad@x.example", "u1@x.example", "later@x.example"};
+    struct stored *s = message(1, "Subject: hi\r\n\r\nhello\r\n", 22, rcpts, 3);
+    delivery_start(d);
+    fresh(s);
+    UNTIL(s->r[0].state == RCPT_FAILED && s->r[1].state == RCPT_DELIVERED && s->r[2].attempts == 1);
+    ck_assert_int_eq(s->r[2].state, RCPT_QUEUED);
+    ck_assert(s->r[2].next_ms > clock_wall_ms() + 50000);
+    ck_assert_str_eq(s->text[2][1], "come back");
+    ck_assert_uint_eq(s->r[0].code, 550);
+    /* The notification is mail like any other, found on disk. */
+    UNTIL(q.n == 2 && q.list[1].r[0].state == RCPT_DELIVERED);
+    ck_assert(q.list[1].m.flags & MSG_BOUNCE);
+    ck_assert_uint_eq(q.list[1].m.parent, 1);
+    ck_assert_uint_eq(q.list[1].m.sender.n, 0);
+    ck_assert_ptr_nonnull(strstr(srv.last_rcpts, "<sender@home.example>"));
+    char *text = slice_dup(buf_slice(&srv.last));
+    ck_assert_ptr_nonnull(strstr(text,
+                                 "Final-Recipient: rfc822; bad@x.example\r\nAction: failed\r\n"
+                                 "Status: 5.1.1\r\n"));
+    ck_assert_ptr_nonnull(strstr(text, "Subject: hi\r\n"));
+    ck_assert_ptr_null(strstr(text, "u1@x.example"));
+    free(text);
+}
+END_TEST
+
+START_TEST(test_no_bounce_for_a_bounce)
+{
+    struct stored *s = simple(1, "bad@x.example");
+    s->m.sender = slice_of("", 0);
+    delivery_start(d);
+    UNTIL(s->r[0].state == RCPT_FAILED);
+    turn(50);
+    ck_assert_uint_eq(q.n, 1);
+}
+END_TEST
+
+START_TEST(test_no_reply_after_the_final_dot)
+{
+    srv.drop_after_dot = true;
+    struct stored *s = simple(1, "u1@x.example");
+    delivery_start(d);
+    UNTIL(s->r[0].attempts == 1);
+    ck_assert_int_eq(s->r[0].state, RCPT_QUEUED);
+    ck_assert_ptr_nonnull(strstr(s->text[0][1], "it may have been delivered"));
+    ck_assert_uint_eq(srv.dots_seen, 1); /* not tried again at once */
+}
+END_TEST
+
+START_TEST(test_nothing_moves_without_the_lease)
+{
+    may = false;
+    struct stored *s = simple(1, "u1@x.example");
+    delivery_start(d);
+    fresh(s);
+    UNTIL(srv.connects == 1);
+    turn(50);
+    ck_assert_uint_eq(srv.rcpts_seen, 0);
+    may = true;
+    delivery_wake(d);
+    UNTIL(s->r[0].state == RCPT_DELIVERED);
+}
+END_TEST
+
+START_TEST(test_next_dot_waits_for_the_last_outcome)
+{
+    q.hold_settle = true;
+    struct stored *a = simple(1, "u1@x.example"), *b = simple(2, "u2@x.example");
+    delivery_start(d);
+    UNTIL(srv.rcpts_seen == 2 && q.outcomes == 1);
+    turn(100);
+    /* The second envelope and body are ahead, its final dot is not. */
+    ck_assert_uint_eq(srv.dots_seen, 1);
+    may = false; /* and when the outcome is settled, the lease still counts */
+    q.hold_settle = false;
+    turn(50);
+    ck_assert_uint_eq(srv.dots_seen, 1);
+    may = true;
+    delivery_wake(d);
+    UNTIL(a->r[0].state == RCPT_DELIVERED && b->r[0].state == RCPT_DELIVERED);
+    ck_assert_uint_eq(srv.connects, 1);
+}
+END_TEST
+
+START_TEST(test_reconnecting_does_not_get_around_unsettled_outcomes)
+{
+    dest.messages_per_connection = 1;
+    delivery_reload(d, &cfg, NULL, 0);
+    q.hold_settle = true;
+    simple(1, "u1@x.example");
+    struct stored *b = simple(2, "u2@x.example");
+    delivery_start(d);
+    UNTIL(q.outcomes == 1 && srv.sessions == 0); /* worn out: closed */
+    turn(100);
+    ck_assert_uint_eq(srv.connects, 1);
+    q.hold_settle = false;
+    UNTIL(b->r[0].state == RCPT_DELIVERED);
+    ck_assert_uint_eq(srv.connects, 2);
+}
+END_TEST
+
+START_TEST(test_next_hop_down)
+{
+    uint16_t port = srv.port;
+    route.port = 1; /* nobody listens on tcpmux */
+    struct stored *s = simple(1, "u1@x.example");
+    delivery_start(d);
+    UNTIL(s->r[0].attempts == 1);
+    ck_assert_int_eq(s->r[0].state, RCPT_QUEUED);
+    ck_assert_ptr_nonnull(strstr(s->text[0][1], "refused"));
+    struct stored *c = simple(2, "u2@x.example");
+    fresh(c); /* left alone while it is known to be down */
+    turn(50);
+    ck_assert_uint_eq(c->r[0].attempts, 0);
+    struct buf b;
+    buf_init(&b, 10000);
+    delivery_destinations(d, &b);
+    buf_append(&b, "", 1);
+    ck_assert_ptr_nonnull(strstr((char *)b.data, "refused"));
+    buf_free(&b);
+    route.port = port;
+}
+END_TEST
+
+START_TEST(test_greeting_refusal_is_not_the_messages_fault)
+{
+    srv.reject_greeting = true;
+    struct stored *s = simple(1, "u1@x.example");
+    delivery_start(d);
+    UNTIL(s->r[0].attempts == 1);
+    ck_assert_int_eq(s->r[0].state, RCPT_QUEUED);
+    ck_assert_ptr_nonnull(strstr(s->text[0][1], "554"));
+}
+END_TEST
+
+START_TEST(test_broken_tls_falls_back_to_plaintext)
+{
+    srv.broken_tls = true;
+    struct stored *s = simple(1, "u1@x.example");
+    delivery_start(d);
+    UNTIL(s->r[0].state == RCPT_DELIVERED);
+    ck_assert_uint_eq(srv.connects, 2);
+}
+END_TEST
+
+START_TEST(test_abort_forgets_and_a_start_begins_anew)
+{
+    srv.hold_reply = true;
+    struct stored *s = simple(1, "u1@x.example");
+    delivery_start(d);
+    UNTIL(srv.held != NULL);
+    delivery_abort(d);
+    struct delivery_stats st;
+    delivery_stats(d, &st);
+    ck_assert_uint_eq(st.active, 0);
+    UNTIL(srv.sessions == 0);
+    turn(50);
+    ck_assert_uint_eq(q.outcomes, 0);
+    srv.hold_reply = false;
+    delivery_start(d);
+    UNTIL(s->r[0].state == RCPT_DELIVERED);
+    ck_assert_uint_eq(srv.messages, 2); /* as seen by the server: it had it before the abort */
+}
+END_TEST
+
+static unsigned idles;
+static void on_quiet(void *ctx)
+{
+    idles++;
+}
+
+START_TEST(test_quiesce_waits_for_open_dots_and_their_outcomes)
+{
+    idles = 0;
+    srv.hold_reply = true;
+    q.hold_settle = true;
+    struct stored *s = simple(1, "u1@x.example"), *b = simple(2, "u2@x.example");
+    delivery_start(d);
+    UNTIL(srv.held != NULL);
+    delivery_quiesce(d, on_quiet, NULL);
+    turn(100);
+    ck_assert_uint_eq(idles, 0);
+    srv.hold_reply = false;
+    line(srv.held, "250 2.0.0 taken\r\n");
+    UNTIL(q.outcomes == 1);
+    turn(100);
+    ck_assert_uint_eq(idles, 0);
+    q.hold_settle = false;
+    UNTIL(idles == 1);
+    turn(100);
+    ck_assert_int_eq(s->r[0].state, RCPT_DELIVERED);
+    ck_assert_uint_eq(srv.dots_seen, 1);
+    delivery_start(d); /* given up: goes on */
+    UNTIL(b->r[0].state == RCPT_DELIVERED);
+    ck_assert_uint_eq(idles, 1);
+}
+END_TEST
+
+START_TEST(test_held_mail_in_memory_is_let_go)
+{
+    srv.hold_reply = true;
+    simple(1, "u1@x.example");
+    struct stored *b = simple(2, "u2@x.example");
+    delivery_start(d);
+    UNTIL(srv.held != NULL);
+    b->r[0].held = 1; /* an operator's word, then the queue says: look again */
+    q.scan(q.scan_ctx);
+    srv.hold_reply = false;
+    line(srv.held, "250 2.0.0 taken\r\n");
+    UNTIL(q.outcomes == 1);
+    turn(200);
+    ck_assert_uint_eq(srv.dots_seen, 1);
+    b->r[0].held = 0;
+    q.scan(q.scan_ctx);
+    UNTIL(b->r[0].state == RCPT_DELIVERED);
+}
+END_TEST
+
+START_TEST(test_damaged_body_is_not_sent)
+{
+    struct stored *s = simple(1, "u1@x.example");
+    s->m.sha256[0] ^= 1;
+    delivery_start(d);
+    UNTIL(s->r[0].attempts == 1);
+    ck_assert_int_eq(s->r[0].state, RCPT_QUEUED);
+    ck_assert_ptr_nonnull(strstr(s->text[0][1], "damaged"));
+    ck_assert_uint_eq(srv.dots_seen, 0);
+}
+END_TEST
+
+START_TEST(test_old_mail_expires)
+{
+    struct stored *s = simple(1, "u1@x.example");
+    s->m.received_ms -= 2 * 86400000;
+    s->r[0].attempts = 3;
+    delivery_start(d);
+    UNTIL(s->r[0].state == RCPT_EXPIRED);
+    ck_assert_uint_eq(s->r[0].attempts, 3);
+    UNTIL(q.n == 2); /* with a notification */
+}
+END_TEST
+
+START_TEST(test_many_messages_each_once)
+{
+    enum { N = 3000 };
+    dest.connections = 20;
+    delivery_reload(d, &cfg, NULL, 0);
+    srv.seen = calloc(N + 1, sizeof *srv.seen);
+    for (unsigned i = 1; i <= N; i++) {
+        char rcpt[64];
+        snprintf(rcpt, sizeof rcpt, "u%u@d%u.example", i, i % 7);
+        simple(i, rcpt);
+    }
+    delivery_start(d);
+    for (unsigned i = 0; i < N; i += 3)
+        fresh(&q.list[i]); /* some also come as committed just now */
+    UNTIL(srv.messages >= N && q.outcomes >= N && !q.waiting);
+    turn(100);
+    for (unsigned i = 1; i <= N; i++)
+        ck_assert_uint_eq(srv.seen[i], 1);
+    ck_assert_uint_eq(srv.messages, N);
+    struct delivery_stats st;
+    delivery_stats(d, &st);
+    ck_assert_uint_eq(st.delivered_total, N);
+    ck_assert_uint_eq(st.active, 0);
+    free(srv.seen);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("delivery");
+    TCase *t = tcase_create("delivery");
+    tcase_set_timeout(t, 60);
+    tcase_add_checked_fixture(t, setup, teardown);
+    tcase_add_test(t, test_fresh_message_goes_out);
+    tcase_add_test(t, test_disk_is_scanned_and_large_bodies_are_streamed);
+    tcase_add_test(t, test_refused_recipient_bounces_once);
+    tcase_add_test(t, test_no_bounce_for_a_bounce);
+    tcase_add_test(t, test_no_reply_after_the_final_dot);
+    tcase_add_test(t, test_nothing_moves_without_the_lease);
+    tcase_add_test(t, test_next_dot_waits_for_the_last_outcome);
+    tcase_add_test(t, test_reconnecting_does_not_get_around_unsettled_outcomes);
+    tcase_add_test(t, test_next_hop_down);
+    tcase_add_test(t, test_greeting_refusal_is_not_the_messages_fault);
+    tcase_add_test(t, test_broken_tls_falls_back_to_plaintext);
+    tcase_add_test(t, test_abort_forgets_and_a_start_begins_anew);
+    tcase_add_test(t, test_quiesce_waits_for_open_dots_and_their_outcomes);
+    tcase_add_test(t, test_held_mail_in_memory_is_let_go);
+    tcase_add_test(t, test_damaged_body_is_not_sent);
+    tcase_add_test(t, test_old_mail_expires);
+    tcase_add_test(t, test_many_messages_each_once);
+    suite_add_tcase(s, t);
+    SRunner *r = srunner_create(s);
+    srunner_run_all(r, CK_NORMAL);
+    int failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failed != 0;
+}
