@@ -5,6 +5,7 @@
 
 #include "node/base/crypto_openssl.h"
 #include "node/control/batonctl.h"
+#include "node/control/text.h"
 #if __has_include("node/smtp/users_crypt.h")
 #include "node/smtp/users_crypt.h"
 #define HAVE_USERS 1
@@ -147,8 +148,10 @@ static int events_past(const struct cli *c)
         free(last);
         return EXIT_REFUSED;
     }
-    if (c->id)
-        snprintf(match, sizeof match, "\"id\":\"%.20s\"", c->id);
+    uint64_t id;
+    char hex[17];
+    if (c->id && text_parse_id(c->id, &id))
+        snprintf(match, sizeof match, "\"id\":\"%s\"", text_id(hex, id));
     while (getline(&line, &cap, f) > 0) {
         if (c->id) {
             if (strstr(line, match))
