@@ -336,10 +336,13 @@ static void on_changes(struct replica *r, const struct store_reply *reply)
         feed_lost(r, "the primary can't read its store");
         return;
     }
-    if (x.last > d->cursor)
-        d->cursor = x.last;
+    /* It covers all from what was sent before to where it ends, so the follower sees a gap only
+     * where there is one. */
+    x.first = d->cursor + 1;
+    if (x.last < d->cursor)
+        x.last = d->cursor;
+    d->cursor = x.last;
     bool progress = x.n_rows > 0; /* else: when the own end moves, or at the next tick */
-    /* Every read begins above what was sent, so nothing before it is missing. */
     send_batch(r, &x, NULL);
     if (x.complete && reaches_ring(p)) {
         d->state = FEED_RING;
