@@ -28,29 +28,29 @@ static const struct {
 /* Steps of an envelope. RSET is skipped unless something went wrong before. */
 enum { STEP_RSET, STEP_MAIL, STEP_RCPT };
 
-void client_init(struct client *c, const char *helo, bool tls_wanted)
+void smtp_client_init(struct smtp_client *c, const char *helo, bool tls_wanted)
 {
-    *c = (struct client){.state = CLIENT_CONNECTING, .helo = helo, .tls_wanted = tls_wanted};
+    *c = (struct smtp_client){.state = CLIENT_CONNECTING, .helo = helo, .tls_wanted = tls_wanted};
     buf_init(&c->out, CLIENT_OUT_MAX);
     reply_reset(&c->parser);
 }
 
-void client_free(struct client *c)
+void smtp_client_free(struct smtp_client *c)
 {
     buf_free(&c->out);
 }
 
-uint64_t client_timeout_ms(const struct client *c)
+uint64_t smtp_client_timeout_ms(const struct smtp_client *c)
 {
     return waits[c->state].ms;
 }
 
-static bool in_transaction(const struct client *c)
+static bool in_transaction(const struct smtp_client *c)
 {
     return c->state >= CLIENT_ENVELOPE && c->state <= CLIENT_DOT_SENT;
 }
 
-static void assert_state(const struct client *c)
+static void assert_state(const struct smtp_client *c)
 {
     assert(in_transaction(c) == (c->tx != NULL));
     assert(c->got <= c->sent || !in_transaction(c));
@@ -58,7 +58,7 @@ static void assert_state(const struct client *c)
 }
 
 /* The session is of no use any more: whatever was under way ends with this. */
-static unsigned fail(struct client *c, const struct reply *why)
+static unsigned fail(struct smtp_client *c, const struct reply *why)
 {
     unsigned effects = CLIENT_CLOSE;
     c->failure = *why;
@@ -75,7 +75,7 @@ static unsigned fail(struct client *c, const struct reply *why)
     return effects;
 }
 
-static unsigned fail_text(struct client *c, const char *enhanced, const char *what)
+static unsigned fail_text(struct smtp_client *c, const char *enhanced, const char *what)
 {
     char text[256];
     struct reply r;
@@ -84,7 +84,7 @@ static unsigned fail_text(struct client *c, const char *enhanced, const char *wh
     return fail(c, &r);
 }
 
-unsigned client_lost(struct client *c, const char *why)
+unsigned smtp_client_lost(struct smtp_client *c, const char *why)
 {
     if (c->state == CLIENT_CLOSED)
         return 0;
@@ -94,26 +94,27 @@ unsigned client_lost(struct client *c, const char *why)
     return fail_text(c, c->state == CLIENT_CONNECTING ? "4.4.1" : "4.4.2", text);
 }
 
-unsigned client_opened(struct client *c)
+unsigned smtp_client_opened(struct smtp_client *c)
 {
     if (c->state == CLIENT_CONNECTING)
         c->state = CLIENT_GREETING;
     return 0;
 }
 
-unsigned client_timed_out(struct client *c)
+unsigned smtp_client_timed_out(struct smtp_client *c)
 {
     return c->state == CLIENT_CLOSED ? 0 : fail_text(c, "4.4.2", "timed out");
 }
 
-static unsigned say(struct client *c, enum client_state next, const char *verb, const char *arg)
+static unsigned say(struct smtp_client *c, enum client_state next, const char *verb,
+                    const char *arg)
 {
     c->state = next;
     return buf_printf(&c->out, "%s%s%s\r\n", verb, arg[0] ? " " : "", arg) ? CLIENT_WRITE
                                                                            : CLIENT_CLOSE;
 }
 
-static unsigned ready(struct client *c)
+static unsigned ready(struct smtp_client *c)
 {
     c->state = CLIENT_READY;
     c->announced = true;
@@ -140,7 +141,7 @@ static uint64_t parse_size(struct slice s)
     return v;
 }
 
-static void learn_extensions(struct client *c)
+static void learn_extensions(struct smtp_client *c)
 {
     static const struct {
         const char *name;
@@ -169,7 +170,7 @@ static void learn_extensions(struct client *c)
     }
 }
 
-static unsigned on_ehlo(struct client *c, const struct reply *r)
+static unsigned on_ehlo(struct smtp_client *c, const struct reply *r)
 {
     if (r->code / 100 == 5 && !c->secured)
         return say(c, CLIENT_HELO, "HELO", c->helo);
@@ -181,7 +182,7 @@ static unsigned on_ehlo(struct client *c, const struct reply *r)
     return ready(c);
 }
 
-static unsigned put_mail(struct client *c)
+static unsigned put_mail(struct smtp_client *c)
 {
     const struct client_transaction *tx = c->tx;
     struct buf *b = &c->out;
@@ -202,7 +203,7 @@ static unsigned put_mail(struct client *c)
     return ok && buf_append_str(b, "\r\n") ? CLIENT_WRITE : CLIENT_CLOSE;
 }
 
-static unsigned put_rcpt(struct client *c, const struct client_recipient *r)
+static unsigned put_rcpt(struct smtp_client *c, const struct client_recipient *r)
 {
     static const char *const names[] = {"NEVER", "SUCCESS", "FAILURE", "DELAY"};
     struct buf *b = &c->out;
@@ -222,7 +223,7 @@ static unsigned put_rcpt(struct client *c, const struct client_recipient *r)
     return ok && buf_append_str(b, "\r\n") ? CLIENT_WRITE : CLIENT_CLOSE;
 }
 
-static unsigned put_step(struct client *c, unsigned step)
+static unsigned put_step(struct smtp_client *c, unsigned step)
 {
     if (step == STEP_RSET)
         return buf_append_str(&c->out, "RSET\r\n") ? CLIENT_WRITE : CLIENT_CLOSE;
@@ -234,7 +235,7 @@ static unsigned put_step(struct client *c, unsigned step)
 }
 
 /* All of the envelope in one flight where the server takes it, else one command at a time. */
-static unsigned go_on(struct client *c)
+static unsigned go_on(struct smtp_client *c)
 {
     unsigned effects = 0;
     do {
@@ -263,7 +264,7 @@ static void decide_all(struct client_transaction *tx, const struct reply *why)
         decide(&tx->rcpts[i], why);
 }
 
-static unsigned answered(struct client *c)
+static unsigned answered(struct smtp_client *c)
 {
     c->tx->end = CLIENT_ANSWERED;
     c->done = c->tx;
@@ -271,7 +272,7 @@ static unsigned answered(struct client *c)
     return CLIENT_DONE | ready(c);
 }
 
-unsigned client_send(struct client *c, struct client_transaction *tx)
+unsigned smtp_client_send(struct smtp_client *c, struct client_transaction *tx)
 {
     assert(c->state == CLIENT_READY && !c->tx);
     assert(tx->n >= 1 && tx->n <= CLIENT_RECIPIENTS_MAX);
@@ -300,7 +301,7 @@ unsigned client_send(struct client *c, struct client_transaction *tx)
     return go_on(c);
 }
 
-static unsigned bad_reply(struct client *c, const struct reply *r)
+static unsigned bad_reply(struct smtp_client *c, const struct reply *r)
 {
     char text[256];
     struct reply why;
@@ -310,7 +311,7 @@ static unsigned bad_reply(struct client *c, const struct reply *r)
     return fail(c, &why);
 }
 
-static unsigned on_data_reply(struct client *c, const struct reply *r)
+static unsigned on_data_reply(struct smtp_client *c, const struct reply *r)
 {
     if (r->code == 354) {
         /* Without a recipient an empty message would go out, or a server confused: leave it. */
@@ -327,7 +328,7 @@ static unsigned on_data_reply(struct client *c, const struct reply *r)
     return answered(c);
 }
 
-static unsigned on_envelope(struct client *c, const struct reply *r)
+static unsigned on_envelope(struct smtp_client *c, const struct reply *r)
 {
     unsigned step = c->got++;
     assert(c->got <= c->sent);
@@ -363,7 +364,7 @@ static unsigned on_envelope(struct client *c, const struct reply *r)
     return go_on(c);
 }
 
-static unsigned on_dot(struct client *c, const struct reply *r)
+static unsigned on_dot(struct smtp_client *c, const struct reply *r)
 {
     if (r->code / 100 == 3)
         return bad_reply(c, r);
@@ -374,7 +375,7 @@ static unsigned on_dot(struct client *c, const struct reply *r)
     return answered(c);
 }
 
-static unsigned on_reply(struct client *c, const struct reply *r)
+static unsigned on_reply(struct smtp_client *c, const struct reply *r)
 {
     /* 421 may come at any time and ends the session; after the final dot it is the answer. */
     if (r->code == 421 && c->state != CLIENT_DOT_SENT)
@@ -416,7 +417,7 @@ static unsigned on_reply(struct client *c, const struct reply *r)
     return 0;
 }
 
-unsigned client_input(struct client *c, struct slice bytes)
+unsigned smtp_client_input(struct smtp_client *c, struct slice bytes)
 {
     unsigned effects = 0;
     while (bytes.n && c->state != CLIENT_CLOSED) {
@@ -447,7 +448,7 @@ unsigned client_input(struct client *c, struct slice bytes)
     return effects;
 }
 
-unsigned client_secured(struct client *c)
+unsigned smtp_client_secured(struct smtp_client *c)
 {
     assert(c->state == CLIENT_SECURING);
     c->secured = true;
@@ -457,7 +458,7 @@ unsigned client_secured(struct client *c)
 
 /* Copies s, doubling each dot at the start of a line (RFC 5321 4.5.2). A line starts behind CRLF
  * only: a bare LF never is a line end here. */
-static bool put_stuffed(struct client *c, struct slice s)
+static bool put_stuffed(struct smtp_client *c, struct slice s)
 {
     const uint8_t *p = s.p, *end = s.p + s.n, *from = p;
     bool ok = true;
@@ -481,7 +482,7 @@ static bool put_stuffed(struct client *c, struct slice s)
     return ok && buf_append(&c->out, from, (size_t)(p - from));
 }
 
-unsigned client_body(struct client *c, struct slice piece, bool last)
+unsigned smtp_client_body(struct smtp_client *c, struct slice piece, bool last)
 {
     assert(c->state == CLIENT_BODY);
     bool ok = put_stuffed(c, piece);
@@ -497,7 +498,7 @@ unsigned client_body(struct client *c, struct slice piece, bool last)
     return CLIENT_WRITE | CLIENT_WANT_DOT;
 }
 
-unsigned client_dot(struct client *c)
+unsigned smtp_client_dot(struct smtp_client *c)
 {
     assert(c->state == CLIENT_DOT_WAIT && c->tx);
     c->state = CLIENT_DOT_SENT;
@@ -507,7 +508,7 @@ unsigned client_dot(struct client *c)
     return CLIENT_WRITE;
 }
 
-unsigned client_quit(struct client *c)
+unsigned smtp_client_quit(struct smtp_client *c)
 {
     if (c->state == CLIENT_READY)
         return say(c, CLIENT_QUITTING, "QUIT", "");

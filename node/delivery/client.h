@@ -47,11 +47,11 @@ enum client_state {
 /* What a step asks for, to be carried out in this order. */
 enum client_effect {
     CLIENT_WRITE = 1,      /* out has bytes for the network */
-    CLIENT_START_TLS = 2,  /* handshake as a client, then client_secured() */
+    CLIENT_START_TLS = 2,  /* handshake as a client, then smtp_client_secured() */
     CLIENT_DONE = 4,       /* the transaction is over; its results are filled in */
-    CLIENT_CAN_SEND = 8,   /* client_send() may be called */
-    CLIENT_WANT_BODY = 16, /* client_body() may be called */
-    CLIENT_WANT_DOT = 32,  /* all but the final dot is out: client_dot() when it is allowed */
+    CLIENT_CAN_SEND = 8,   /* smtp_client_send() may be called */
+    CLIENT_WANT_BODY = 16, /* smtp_client_body() may be called */
+    CLIENT_WANT_DOT = 32,  /* all but the final dot is out: smtp_client_dot() when it is allowed */
     CLIENT_CLOSE = 64,     /* close the connection; why says the reason */
 };
 
@@ -79,7 +79,7 @@ struct client_transaction {
     struct reply last; /* CLIENT_LOST*: why, with the server's code if it said one (421) */
 };
 
-struct client {
+struct smtp_client {
     enum client_state state;
     const char *helo; /* our name; lives as long as the client */
     bool tls_wanted, secured, tls_failed;
@@ -99,21 +99,21 @@ struct client {
     struct buf out;
 };
 
-void client_init(struct client *c, const char *helo, bool tls_wanted);
-void client_free(struct client *c);
+void smtp_client_init(struct smtp_client *c, const char *helo, bool tls_wanted);
+void smtp_client_free(struct smtp_client *c);
 /* Each returns a set of enum client_effect. */
-unsigned client_opened(struct client *c); /* the connection stands */
-unsigned client_input(struct client *c, struct slice bytes);
-unsigned client_secured(struct client *c);
+unsigned smtp_client_opened(struct smtp_client *c); /* the connection stands */
+unsigned smtp_client_input(struct smtp_client *c, struct slice bytes);
+unsigned smtp_client_secured(struct smtp_client *c);
 /* In CLIENT_READY only. tx lives until CLIENT_DONE. */
-unsigned client_send(struct client *c, struct client_transaction *tx);
+unsigned smtp_client_send(struct smtp_client *c, struct client_transaction *tx);
 /* In CLIENT_BODY only; stuffs dots. last: nothing follows. */
-unsigned client_body(struct client *c, struct slice piece, bool last);
+unsigned smtp_client_body(struct smtp_client *c, struct slice piece, bool last);
 /* In CLIENT_DOT_WAIT only. */
-unsigned client_dot(struct client *c);
-unsigned client_quit(struct client *c); /* in CLIENT_READY; elsewhere closes at once */
-unsigned client_lost(struct client *c, const char *why); /* the connection ended */
-unsigned client_timed_out(struct client *c);
+unsigned smtp_client_dot(struct smtp_client *c);
+unsigned smtp_client_quit(struct smtp_client *c); /* in CLIENT_READY; elsewhere closes at once */
+unsigned smtp_client_lost(struct smtp_client *c, const char *why); /* the connection ended */
+unsigned smtp_client_timed_out(struct smtp_client *c);
 /* How long the current state may go without progress, in ms (RFC 5321 4.5.3.2). */
-uint64_t client_timeout_ms(const struct client *c);
+uint64_t smtp_client_timeout_ms(const struct smtp_client *c);
 #endif

@@ -12,7 +12,7 @@ enum {
 };
 
 struct conn {
-    struct client core;
+    struct smtp_client core;
     struct stream *stream;
     uv_timer_t timer;
     struct tls_ctx *tls;
@@ -31,7 +31,7 @@ static void maybe_free(struct conn *c)
     if (!c->stream_gone || !c->timer_gone || c->depth)
         return;
     c->ev.on_closed(c->ctx, c, &c->core.failure, c->core.announced, c->core.tls_failed);
-    client_free(&c->core);
+    smtp_client_free(&c->core);
     tls_ctx_unref(c->tls);
     free(c->sni);
     free(c);
@@ -47,7 +47,7 @@ static void timer_closed(uv_handle_t *h)
 static void on_timer(uv_timer_t *t)
 {
     struct conn *c = t->data;
-    apply(c, client_timed_out(&c->core));
+    apply(c, smtp_client_timed_out(&c->core));
 }
 
 /* False: the stream is closing, which comes back as on_close. */
@@ -116,7 +116,7 @@ static void apply(struct conn *c, unsigned effects)
         return;
     flush(c);
     if (!c->closing)
-        uv_timer_start(&c->timer, on_timer, client_timeout_ms(&c->core), 0);
+        uv_timer_start(&c->timer, on_timer, smtp_client_timeout_ms(&c->core), 0);
     maybe_free(c);
 }
 
@@ -124,7 +124,7 @@ static void on_data(void *ctx, struct stream *s, struct slice data)
 {
     struct conn *c = ctx;
     (void)s;
-    apply(c, client_input(&c->core, data));
+    apply(c, smtp_client_input(&c->core, data));
 }
 
 static void on_tls(void *ctx, struct stream *s)
@@ -132,7 +132,7 @@ static void on_tls(void *ctx, struct stream *s)
     struct conn *c = ctx;
     (void)s;
     if (!c->closing)
-        apply(c, client_secured(&c->core));
+        apply(c, smtp_client_secured(&c->core));
 }
 
 static void on_drain(void *ctx, struct stream *s)
@@ -147,7 +147,7 @@ static void on_open(void *ctx, struct stream *s)
 {
     struct conn *c = ctx;
     (void)s;
-    apply(c, client_opened(&c->core));
+    apply(c, smtp_client_opened(&c->core));
 }
 
 static void on_close(void *ctx, struct stream *s, const char *why)
@@ -155,7 +155,7 @@ static void on_close(void *ctx, struct stream *s, const char *why)
     struct conn *c = ctx;
     (void)s;
     c->stream_gone = true;
-    apply(c, client_lost(&c->core, why) | CLIENT_CLOSE);
+    apply(c, smtp_client_lost(&c->core, why) | CLIENT_CLOSE);
 }
 
 struct conn *conn_open(uv_loop_t *loop, const struct sockaddr *addr, struct tls_ctx *tls,
@@ -167,7 +167,7 @@ struct conn *conn_open(uv_loop_t *loop, const struct sockaddr *addr, struct tls_
                                                 .on_drain = on_drain,
                                                 .on_close = on_close};
     struct conn *c = xcalloc(1, sizeof *c);
-    client_init(&c->core, helo, tls != NULL);
+    smtp_client_init(&c->core, helo, tls != NULL);
     c->tls = tls_ctx_ref(tls);
     c->sni = sni ? xstrdup(sni) : NULL;
     c->ev = *ev;
@@ -180,25 +180,25 @@ struct conn *conn_open(uv_loop_t *loop, const struct sockaddr *addr, struct tls_
 
 void conn_send(struct conn *c, struct client_transaction *tx)
 {
-    apply(c, client_send(&c->core, tx));
+    apply(c, smtp_client_send(&c->core, tx));
 }
 
 void conn_body(struct conn *c, struct slice piece, bool last)
 {
     if (c->core.state == CLIENT_BODY)
-        apply(c, client_body(&c->core, piece, last));
+        apply(c, smtp_client_body(&c->core, piece, last));
 }
 
 void conn_dot(struct conn *c)
 {
     if (c->core.state == CLIENT_DOT_WAIT)
-        apply(c, client_dot(&c->core));
+        apply(c, smtp_client_dot(&c->core));
 }
 
 void conn_quit(struct conn *c)
 {
     if (!c->closing)
-        apply(c, client_quit(&c->core));
+        apply(c, smtp_client_quit(&c->core));
 }
 
 bool conn_idle(const struct conn *c)

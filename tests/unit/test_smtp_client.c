@@ -4,15 +4,15 @@
 
 #include "node/delivery/client.h"
 
-static struct client c;
+static struct smtp_client c;
 static struct client_transaction tx;
 static struct client_recipient rcpt[3];
 static unsigned seen; /* effects of the last exchange */
 
 static void begin(bool tls)
 {
-    client_init(&c, "relay.example", tls);
-    client_opened(&c);
+    smtp_client_init(&c, "relay.example", tls);
+    smtp_client_opened(&c);
     memset(rcpt, 0, sizeof rcpt);
     static const char *const names[] = {"a@x.example", "b@x.example", "c@x.example"};
     for (int i = 0; i < 3; i++)
@@ -23,7 +23,7 @@ static void begin(bool tls)
 
 static void server(const char *text)
 {
-    seen = client_input(&c, slice_str(text));
+    seen = smtp_client_input(&c, slice_str(text));
 }
 
 /* What the client wrote since the last look. */
@@ -57,16 +57,16 @@ START_TEST(test_pipelined_transaction)
     tx.envid = SLICE_LIT("id+2B1");
     rcpt[0].notify = NOTIFY_SUCCESS | NOTIFY_DELAY;
     rcpt[1].orcpt = SLICE_LIT("rfc822;b@x.example");
-    seen = client_send(&c, &tx);
+    seen = smtp_client_send(&c, &tx);
     wrote("MAIL FROM:<s@y.example> SIZE=100 BODY=8BITMIME RET=HDRS ENVID=id+2B1\r\n"
           "RCPT TO:<a@x.example> NOTIFY=SUCCESS,DELAY\r\n"
           "RCPT TO:<b@x.example> ORCPT=rfc822;b@x.example\r\nDATA\r\n");
     server("250 2.1.0 Ok\r\n250 2.1.5 Ok\r\n550 5.1.1 no such user\r\n354 go on\r\n");
     ck_assert(seen & CLIENT_WANT_BODY);
-    seen = client_body(&c, SLICE_LIT("Subject: x\r\n\r\n.dot\r\n..two\r\n"), true);
+    seen = smtp_client_body(&c, SLICE_LIT("Subject: x\r\n\r\n.dot\r\n..two\r\n"), true);
     ck_assert(seen & CLIENT_WANT_DOT);
     wrote("Subject: x\r\n\r\n..dot\r\n...two\r\n");
-    seen = client_dot(&c);
+    seen = smtp_client_dot(&c);
     wrote(".\r\n");
     server("250 2.0.0 queued as 42\r\n");
     ck_assert(seen == (CLIENT_DONE | CLIENT_CAN_SEND));
@@ -76,7 +76,7 @@ START_TEST(test_pipelined_transaction)
     ck_assert(rcpt[1].decided && rcpt[1].result.code == 550);
     ck_assert_str_eq(rcpt[1].result.enhanced, "5.1.1");
     ck_assert_int_eq(memcmp(rcpt[1].result.text, "no such user", 12), 0);
-    client_free(&c);
+    smtp_client_free(&c);
 }
 END_TEST
 
@@ -85,7 +85,7 @@ START_TEST(test_one_command_at_a_time_without_pipelining)
     begin(false);
     to_ready("250 mx.example\r\n");
     tx.n = 2;
-    client_send(&c, &tx);
+    smtp_client_send(&c, &tx);
     wrote("MAIL FROM:<s@y.example>\r\n");
     server("250 ok\r\n");
     wrote("RCPT TO:<a@x.example>\r\n");
@@ -99,14 +99,14 @@ START_TEST(test_one_command_at_a_time_without_pipelining)
     /* After a failure the next one begins with RSET. */
     rcpt[0].decided = rcpt[0].accepted = false;
     tx.n = 1;
-    client_send(&c, &tx);
+    smtp_client_send(&c, &tx);
     wrote("RSET\r\n");
     server("250 ok\r\n");
     wrote("MAIL FROM:<s@y.example>\r\n");
     server("550 5.7.1 not you\r\n");
     ck_assert(seen & CLIENT_DONE);
     ck_assert_int_eq(rcpt[0].result.code, 550);
-    client_free(&c);
+    smtp_client_free(&c);
 }
 END_TEST
 
@@ -119,7 +119,7 @@ START_TEST(test_helo_when_ehlo_is_unknown)
     wrote("HELO relay.example\r\n");
     server("250 hello\r\n");
     ck_assert(seen & CLIENT_CAN_SEND);
-    client_free(&c);
+    smtp_client_free(&c);
 }
 END_TEST
 
@@ -132,24 +132,24 @@ START_TEST(test_starttls)
     wrote("STARTTLS\r\n");
     server("220 go\r\n");
     ck_assert(seen & CLIENT_START_TLS);
-    seen = client_secured(&c);
+    seen = smtp_client_secured(&c);
     wrote("EHLO relay.example\r\n");
     server("250 mx\r\n");
     ck_assert(seen & CLIENT_CAN_SEND);
     ck_assert_uint_eq(c.extensions, 0); /* what was offered in the clear doesn't count */
-    client_free(&c);
+    smtp_client_free(&c);
     /* Refused: in the clear. */
     begin(true);
     server("220 mx\r\n");
     server("250 STARTTLS\r\n"); /* the first line is the greeting, not a keyword */
     ck_assert(seen & CLIENT_CAN_SEND);
-    client_free(&c);
+    smtp_client_free(&c);
     begin(true);
     server("220 mx\r\n");
     server("250-mx\r\n250 STARTTLS\r\n");
     server("454 4.7.0 not now\r\n");
     ck_assert(seen & CLIENT_CAN_SEND);
-    client_free(&c);
+    smtp_client_free(&c);
 }
 END_TEST
 
@@ -161,7 +161,7 @@ START_TEST(test_plaintext_behind_starttls_is_refused)
     server("220 go\r\n250 injected\r\n");
     ck_assert(seen & CLIENT_CLOSE);
     ck_assert(!(seen & CLIENT_START_TLS));
-    client_free(&c);
+    smtp_client_free(&c);
 }
 END_TEST
 
@@ -171,10 +171,10 @@ START_TEST(test_handshake_failure_is_told_apart)
     server("220 mx\r\n");
     server("250-mx\r\n250 STARTTLS\r\n");
     server("220 go\r\n");
-    seen = client_lost(&c, "handshake failure");
+    seen = smtp_client_lost(&c, "handshake failure");
     ck_assert(seen & CLIENT_CLOSE);
     ck_assert(c.tls_failed);
-    client_free(&c);
+    smtp_client_free(&c);
 }
 END_TEST
 
@@ -183,17 +183,17 @@ START_TEST(test_size_and_utf8_are_refused_without_asking)
     begin(false);
     to_ready(FULL);
     tx.size = 1001;
-    seen = client_send(&c, &tx);
+    seen = smtp_client_send(&c, &tx);
     wrote("");
     ck_assert(seen == (CLIENT_DONE | CLIENT_CAN_SEND));
     ck_assert_str_eq(rcpt[0].result.enhanced, "5.3.4");
-    client_free(&c);
+    smtp_client_free(&c);
     begin(false);
     to_ready("250 mx\r\n");
     tx.flags = MSG_UTF8;
-    seen = client_send(&c, &tx);
+    seen = smtp_client_send(&c, &tx);
     ck_assert_str_eq(rcpt[0].result.enhanced, "5.6.7");
-    client_free(&c);
+    smtp_client_free(&c);
 }
 END_TEST
 
@@ -202,40 +202,40 @@ static void to_dot(void)
     begin(false);
     to_ready(FULL);
     tx.n = 2;
-    client_send(&c, &tx);
+    smtp_client_send(&c, &tx);
     server("250 ok\r\n250 ok\r\n550 no\r\n354 go\r\n");
-    client_body(&c, SLICE_LIT("x\r\n"), true);
+    smtp_client_body(&c, SLICE_LIT("x\r\n"), true);
     ck_assert_int_eq(c.state, CLIENT_DOT_WAIT);
 }
 
 START_TEST(test_lost_before_and_after_the_final_dot)
 {
     to_dot();
-    seen = client_lost(&c, "reset");
+    seen = smtp_client_lost(&c, "reset");
     ck_assert(seen == (CLIENT_DONE | CLIENT_CLOSE));
     ck_assert_int_eq(tx.end, CLIENT_LOST);
     ck_assert(!rcpt[0].decided); /* never sent: may be tried at once */
     ck_assert(rcpt[1].decided);  /* its refusal stands */
-    client_free(&c);
+    smtp_client_free(&c);
 
     to_dot();
-    client_dot(&c);
-    seen = client_lost(&c, "reset");
+    smtp_client_dot(&c);
+    seen = smtp_client_lost(&c, "reset");
     ck_assert_int_eq(tx.end, CLIENT_LOST_AFTER);
     ck_assert(!rcpt[0].decided);
-    client_free(&c);
+    smtp_client_free(&c);
 
     to_dot();
-    client_dot(&c);
-    seen = client_timed_out(&c);
+    smtp_client_dot(&c);
+    seen = smtp_client_timed_out(&c);
     ck_assert_int_eq(tx.end, CLIENT_LOST_AFTER);
-    client_free(&c);
+    smtp_client_free(&c);
 
     to_dot(); /* time-out while we ourselves held the dot back */
-    seen = client_timed_out(&c);
+    seen = smtp_client_timed_out(&c);
     ck_assert_int_eq(tx.end, CLIENT_LOST);
     ck_assert(tx.dot_withheld);
-    client_free(&c);
+    smtp_client_free(&c);
 }
 END_TEST
 
@@ -243,21 +243,21 @@ START_TEST(test_421_ends_the_session)
 {
     begin(false);
     to_ready(FULL);
-    client_send(&c, &tx);
+    smtp_client_send(&c, &tx);
     server("421 4.7.0 slow down\r\n");
     ck_assert(seen == (CLIENT_DONE | CLIENT_CLOSE));
     ck_assert_int_eq(tx.end, CLIENT_LOST);
     ck_assert_int_eq(tx.last.code, 421);
     ck_assert(!rcpt[0].decided);
-    client_free(&c);
+    smtp_client_free(&c);
     /* As the answer to the final dot it is an answer. */
     to_dot();
-    client_dot(&c);
+    smtp_client_dot(&c);
     server("421 4.3.0 no\r\n");
     ck_assert(seen & CLIENT_DONE);
     ck_assert_int_eq(tx.end, CLIENT_ANSWERED);
     ck_assert_int_eq(rcpt[0].result.code, 421);
-    client_free(&c);
+    smtp_client_free(&c);
 }
 END_TEST
 
@@ -265,23 +265,23 @@ START_TEST(test_no_dot_when_nobody_was_accepted)
 {
     begin(false);
     to_ready(FULL);
-    client_send(&c, &tx);
+    smtp_client_send(&c, &tx);
     buf_clear(&c.out);
     server("250 ok\r\n550 no\r\n354 go on then\r\n");
     ck_assert(seen & CLIENT_CLOSE); /* rather than an empty message to nobody */
     wrote("");
     ck_assert(rcpt[0].decided && rcpt[0].result.code == 550);
-    client_free(&c);
+    smtp_client_free(&c);
     /* MAIL refused, yet the server goes on: no message either. */
     begin(false);
     to_ready(FULL);
-    client_send(&c, &tx);
+    smtp_client_send(&c, &tx);
     buf_clear(&c.out);
     server("550 no\r\n250 ok\r\n354 go on then\r\n");
     ck_assert(seen & CLIENT_CLOSE);
     wrote("");
     ck_assert(rcpt[0].decided && rcpt[0].result.code == 550);
-    client_free(&c);
+    smtp_client_free(&c);
 }
 END_TEST
 
@@ -294,7 +294,7 @@ START_TEST(test_hostile_replies_end_the_session)
         server(bad[i]);
         ck_assert_msg(seen & CLIENT_CLOSE, "%s", bad[i]);
         ck_assert_int_eq(c.state, CLIENT_CLOSED);
-        client_free(&c);
+        smtp_client_free(&c);
     }
     /* A line, and an answer, without end. */
     begin(false);
@@ -304,23 +304,23 @@ START_TEST(test_hostile_replies_end_the_session)
     flood[REPLY_LINE_MAX + 1] = 0;
     server(flood);
     ck_assert(seen & CLIENT_CLOSE);
-    client_free(&c);
+    smtp_client_free(&c);
     free(flood);
     begin(false);
     for (int i = 0; i < 1000 && c.state == CLIENT_GREETING; i++)
         server("220-again\r\n");
     ck_assert_int_eq(c.state, CLIENT_CLOSED);
-    client_free(&c);
+    smtp_client_free(&c);
     /* An answer to the next command before it was sent. */
     begin(false);
     server("220 a\r\n250 b\r\n250 c\r\n");
     ck_assert(seen & CLIENT_CLOSE);
-    client_free(&c);
+    smtp_client_free(&c);
     to_dot(); /* 250 before the dot doesn't count as taken */
     server("250 queued already\r\n");
     ck_assert_int_eq(tx.end, CLIENT_LOST);
     ck_assert(!rcpt[0].decided);
-    client_free(&c);
+    smtp_client_free(&c);
 }
 END_TEST
 
@@ -329,23 +329,23 @@ START_TEST(test_byte_by_byte)
     begin(false);
     const char *greeting = "220-mx.example\r\n220 hi\r\n", *p;
     for (p = greeting; *p; p++)
-        seen = client_input(&c, slice_of(p, 1));
+        seen = smtp_client_input(&c, slice_of(p, 1));
     wrote("EHLO relay.example\r\n");
     for (p = FULL; *p; p++)
-        seen = client_input(&c, slice_of(p, 1));
+        seen = smtp_client_input(&c, slice_of(p, 1));
     ck_assert(seen & CLIENT_CAN_SEND);
     ck_assert(c.extensions & EXT_DSN);
-    client_send(&c, &tx);
+    smtp_client_send(&c, &tx);
     buf_clear(&c.out);
     for (p = "250 ok\r\n250 ok\r\n354 go\r\n"; *p; p++)
-        seen = client_input(&c, slice_of(p, 1));
+        seen = smtp_client_input(&c, slice_of(p, 1));
     ck_assert(seen & CLIENT_WANT_BODY);
     const char *body = ".\r\n.a\r\n\r\n..\r\nno end.";
     for (p = body; *p; p++)
-        client_body(&c, slice_of(p, 1), !p[1]);
-    client_dot(&c);
+        smtp_client_body(&c, slice_of(p, 1), !p[1]);
+    smtp_client_dot(&c);
     wrote("..\r\n..a\r\n\r\n...\r\nno end.\r\n.\r\n");
-    client_free(&c);
+    smtp_client_free(&c);
 }
 END_TEST
 
