@@ -1,0 +1,470 @@
+/* See store_sqlite.h: opening, schema, transactions, meta. Rows: rows_sqlite.c; walks over many
+ * rows: walk_sqlite.c.
+ *
+ * WAL with synchronous=FULL: a commit is durable when it returns. No automatic checkpoint (it would
+ * run inside somebody's commit) and none at close: one place, store_sqlite_checkpoint(), does them
+ * between transactions. A COMMIT that failed with an I/O error may be there after reopening: the
+ * caller ends the epoch, and nobody asks this connection again.
+ *
+ * Files: PATH (database), PATH-wal, PATH-shm, PATH.lock (who holds it). */
+#include "node/queue/store_sqlite.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include "node/base/crypto_openssl.h"
+#include "node/base/log.h"
+#include "node/queue/sqlite_internal.h"
+
+enum {
+    APPLICATION_ID = 0x42746f6e, /* "Bton" */
+    SCHEMA_VERSION = 1,
+    META_VERSION = 1,
+    /* 8 MiB: large enough to move a page once that was changed often, small enough not to hold up
+     * commits for long. */
+    CHECKPOINT_PAGES = 2048,
+    SCRATCH_MAX = 1 << 20,
+};
+
+/* Indexes are few, and partial where they can be: each insert pays for all of them.
+ * message_twin is cut into buckets of 2,048 ids, so that inserts touch a few pages at its end
+ * instead of one anywhere for each random hash. */
+static const char *const schema[] = {
+    "CREATE TABLE store(id INTEGER PRIMARY KEY CHECK(id=1),cluster TEXT NOT NULL,"
+    "meta BLOB NOT NULL)",
+    "CREATE TABLE message(id INTEGER PRIMARY KEY,epoch INT NOT NULL,lsn INT NOT NULL,"
+    "mark INT NOT NULL,state INT NOT NULL,done_ms INT NOT NULL,received_ms INT NOT NULL,"
+    "size INT NOT NULL,chunks INT NOT NULL,recipients INT NOT NULL,flags INT NOT NULL,"
+    "parent INT NOT NULL,born_epoch INT NOT NULL,born_lsn INT NOT NULL,creator BLOB NOT NULL,"
+    "sha256 BLOB NOT NULL,sender TEXT NOT NULL,envid TEXT NOT NULL,campaign TEXT NOT NULL,"
+    "origin TEXT NOT NULL,prefix BLOB,body BLOB)",
+    "CREATE INDEX message_lsn ON message(lsn)",
+    "CREATE INDEX message_live ON message(received_ms) WHERE state=0",
+    "CREATE INDEX message_done ON message(done_ms) WHERE state=1",
+    "CREATE INDEX message_marked ON message(id) WHERE mark<>0",
+    "CREATE INDEX message_parent ON message(parent) WHERE parent<>0",
+    "CREATE INDEX message_twin ON message(id>>11,substr(sha256,1,6))",
+    "CREATE TABLE recipient(id INT NOT NULL,idx INT NOT NULL,epoch INT NOT NULL,lsn INT NOT NULL,"
+    "mark INT NOT NULL,state INT NOT NULL,held INT NOT NULL,notify INT NOT NULL,"
+    "in_doubt INT NOT NULL,attempts INT NOT NULL,next_ms INT NOT NULL,last_ms INT NOT NULL,"
+    "code INT NOT NULL,address TEXT NOT NULL,domain TEXT NOT NULL,orcpt TEXT NOT NULL,"
+    "enhanced TEXT NOT NULL,reply TEXT NOT NULL,remote TEXT NOT NULL,PRIMARY KEY(id,idx))"
+    "WITHOUT ROWID",
+    "CREATE INDEX recipient_lsn ON recipient(lsn)",
+    "CREATE INDEX recipient_due ON recipient(domain,next_ms,id,idx) WHERE state=1 AND held=0",
+    "CREATE INDEX recipient_quarantined ON recipient(next_ms) WHERE state=0",
+    "CREATE INDEX recipient_held ON recipient(held) WHERE held<>0",
+    "CREATE INDEX recipient_in_doubt ON recipient(in_doubt) WHERE in_doubt<>0",
+    "CREATE INDEX recipient_marked ON recipient(id,idx) WHERE mark<>0",
+    "CREATE TABLE chunk(id INT NOT NULL,idx INT NOT NULL,epoch INT NOT NULL,lsn INT NOT NULL,"
+    "mark INT NOT NULL,data BLOB,UNIQUE(id,idx))",
+    "CREATE INDEX chunk_lsn ON chunk(lsn)",
+    "CREATE INDEX chunk_marked ON chunk(id,idx) WHERE mark<>0",
+    "CREATE TABLE opstate(key TEXT PRIMARY KEY,value TEXT NOT NULL,epoch INT NOT NULL,"
+    "lsn INT NOT NULL,mark INT NOT NULL)WITHOUT ROWID",
+    "CREATE INDEX opstate_lsn ON opstate(lsn)",
+};
+
+static bool encode_meta(struct buf *b, const struct store_meta *m, const uint64_t *counts)
+{
+    buf_clear(b);
+    bool ok = wire_put_u8(b, META_VERSION) && wire_put_raw(b, m->id.b, STORE_ID_BYTES) &&
+              wire_put_u32(b, m->end.epoch) && wire_put_u64(b, m->end.lsn) &&
+              wire_put_u32(b, m->committed.epoch) && wire_put_u64(b, m->committed.lsn) &&
+              wire_put_u32(b, m->epoch_seen) && wire_put_u8(b, m->copying) &&
+              wire_put_u8(b, m->unfit) && wire_put_u64(b, (uint64_t)m->written_ms) &&
+              history_encode(b, &m->history);
+    for (unsigned i = 0; i < CLASSES; i++)
+        ok = ok && wire_put_u64(b, counts[i]);
+    return ok;
+}
+
+static bool decode_meta(struct slice s, struct store_meta *m, uint64_t *counts)
+{
+    struct wire_reader r = wire_read(s);
+    if (wire_get_u8(&r) != META_VERSION)
+        return false;
+    memset(m, 0, sizeof *m);
+    wire_get_raw(&r, m->id.b, STORE_ID_BYTES);
+    m->end.epoch = wire_get_u32(&r);
+    m->end.lsn = wire_get_u64(&r);
+    m->committed.epoch = wire_get_u32(&r);
+    m->committed.lsn = wire_get_u64(&r);
+    m->epoch_seen = wire_get_u32(&r);
+    m->copying = wire_get_u8(&r) != 0;
+    m->unfit = wire_get_u8(&r) != 0;
+    m->written_ms = (int64_t)wire_get_u64(&r);
+    if (!history_decode(&r, &m->history))
+        return false;
+    for (unsigned i = 0; i < CLASSES; i++)
+        counts[i] = wire_get_u64(&r);
+    return wire_done(&r);
+}
+
+static int load_meta(struct store_sqlite *x)
+{
+    sqlite3_stmt *st = sqlite_statement(x, ST_META_GET);
+    int err = STORE_IO;
+    if (!st)
+        return err;
+    int rc = sqlite3_step(st);
+    if (rc == SQLITE_ROW)
+        err = decode_meta(sqlite_slice(st, 0), &x->meta, x->counts) ? STORE_OK : STORE_CORRUPT;
+    else
+        err = rc == SQLITE_DONE ? STORE_CORRUPT : sqlite_error(rc);
+    sqlite3_reset(st);
+    return err;
+}
+
+static int save_meta(struct store_sqlite *x)
+{
+    sqlite3_stmt *st = sqlite_statement(x, ST_META_SET);
+    if (!st || !encode_meta(&x->encoded, &x->meta, x->counts))
+        return STORE_IO;
+    sqlite3_bind_blob(st, 1, x->encoded.data, (int)x->encoded.len, SQLITE_STATIC);
+    return sqlite_run(st);
+}
+
+static void get_meta(struct store *s, struct store_meta *out)
+{
+    *out = sqlite_of(s)->meta;
+}
+
+static int set_meta(struct store *s, const struct store_meta *m)
+{
+    struct store_sqlite *x = sqlite_of(s);
+    assert(x->in_transaction && x->lock_fd >= 0);
+    x->meta = *m;
+    x->dirty = true;
+    return STORE_OK;
+}
+
+static int begin(struct store *s)
+{
+    struct store_sqlite *x = sqlite_of(s);
+    assert(!x->in_transaction);
+    bool writer = x->lock_fd >= 0;
+    int err = sqlite_run(sqlite_statement(x, writer ? ST_BEGIN : ST_BEGIN_READ));
+    if (err)
+        return err;
+    x->in_transaction = true;
+    if (writer) {
+        x->saved_meta = x->meta;
+        memcpy(x->saved_counts, x->counts, sizeof x->counts);
+        x->dirty = false;
+        return STORE_OK;
+    }
+    err = load_meta(x); /* of this snapshot */
+    if (err) {
+        x->in_transaction = false;
+        sqlite_run(sqlite_statement(x, ST_ROLLBACK));
+    }
+    return err;
+}
+
+static void rollback(struct store *s)
+{
+    struct store_sqlite *x = sqlite_of(s);
+    if (!x->in_transaction)
+        return;
+    x->in_transaction = false;
+    if (!sqlite3_get_autocommit(x->db)) /* some errors have ended it already */
+        sqlite_run(sqlite_statement(x, ST_ROLLBACK));
+    if (x->lock_fd < 0)
+        return;
+    x->meta = x->saved_meta;
+    memcpy(x->counts, x->saved_counts, sizeof x->counts);
+    memset(x->tallies, 0, TALLIES * sizeof *x->tallies);
+    x->orphans_epoch = 0;
+}
+
+static int commit(struct store *s)
+{
+    struct store_sqlite *x = sqlite_of(s);
+    assert(x->in_transaction && x->lock_fd >= 0);
+    int err = STORE_OK;
+    if (x->dirty || memcmp(x->counts, x->saved_counts, sizeof x->counts))
+        err = save_meta(x);
+    if (!err)
+        err = sqlite_run(sqlite_statement(x, ST_COMMIT));
+    if (err) {
+        log_error("storage.commit", "error=\"%s\"", sqlite3_errmsg(x->db));
+        rollback(s);
+        return err;
+    }
+    x->in_transaction = false;
+    return STORE_OK;
+}
+
+static int wipe(struct store *s, const struct store_id *fresh)
+{
+    struct store_sqlite *x = sqlite_of(s);
+    assert(x->in_transaction);
+    int rc = sqlite3_exec(x->db,
+                          "DELETE FROM message;DELETE FROM recipient;DELETE FROM chunk;"
+                          "DELETE FROM opstate",
+                          NULL, NULL, NULL);
+    if (rc != SQLITE_OK)
+        return sqlite_error(rc);
+    memset(&x->meta, 0, sizeof x->meta);
+    memset(x->counts, 0, sizeof x->counts);
+    memset(x->tallies, 0, TALLIES * sizeof *x->tallies);
+    x->meta.id = *fresh;
+    x->meta.copying = true;
+    x->dirty = true;
+    return STORE_OK;
+}
+
+static const struct store_ops operations = {
+    .get_meta = get_meta,
+    .begin = begin,
+    .commit = commit,
+    .rollback = rollback,
+    .set_meta = set_meta,
+    .put = sqlite_put,
+    .get = sqlite_get,
+    .each_recipient = sqlite_each_recipient,
+    .changes_after = sqlite_changes_after,
+    .mark_unmerged = sqlite_mark_unmerged,
+    .each_unmerged = sqlite_each_unmerged,
+    .unmark = sqlite_unmark,
+    .count_recipients = sqlite_count_recipients,
+    .find_twin = sqlite_find_twin,
+    .each_bounce = sqlite_each_bounce,
+    .purge = sqlite_purge,
+    .wipe = wipe,
+};
+
+void store_sqlite_counts(struct store *s, uint64_t out[CLASSES])
+{
+    memcpy(out, sqlite_of(s)->counts, sizeof sqlite_of(s)->counts);
+}
+
+int64_t store_sqlite_oldest(struct store *s)
+{
+    sqlite3_stmt *st = sqlite_statement(sqlite_of(s), ST_MESSAGE_OLDEST);
+    int64_t ms = st && sqlite3_step(st) == SQLITE_ROW ? sqlite3_column_int64(st, 0) : 0;
+    if (st)
+        sqlite3_reset(st);
+    return ms;
+}
+
+const char *store_sqlite_error(struct store *s)
+{
+    return sqlite3_errmsg(sqlite_of(s)->db);
+}
+
+static int count_pages(void *ctx, sqlite3 *db, const char *name, int pages)
+{
+    (void)db;
+    (void)name;
+    ((struct store_sqlite *)ctx)->wal_pages = pages;
+    return SQLITE_OK;
+}
+
+void store_sqlite_checkpoint(struct store *s)
+{
+    struct store_sqlite *x = sqlite_of(s);
+    assert(!x->in_transaction);
+    if (x->wal_pages < CHECKPOINT_PAGES)
+        return;
+    int in_log = 0, moved = 0;
+    int rc = sqlite3_wal_checkpoint_v2(x->db, NULL, SQLITE_CHECKPOINT_PASSIVE, &in_log, &moved);
+    if (rc != SQLITE_OK && rc != SQLITE_BUSY)
+        log_warn("storage.checkpoint", "error=\"%s\"", sqlite3_errmsg(x->db));
+    /* All moved: the next commit starts the WAL anew and says so. Else a reader pins it: don't try
+     * again before it has grown by as much. */
+    x->wal_pages = in_log == moved ? 0 : x->wal_pages - CHECKPOINT_PAGES;
+}
+
+static bool pragma_int(sqlite3 *db, const char *text, int *out)
+{
+    sqlite3_stmt *st;
+    if (sqlite3_prepare_v2(db, text, -1, &st, NULL) != SQLITE_OK)
+        return false;
+    bool ok = sqlite3_step(st) == SQLITE_ROW;
+    *out = ok ? sqlite3_column_int(st, 0) : 0;
+    sqlite3_finalize(st);
+    return ok;
+}
+
+static bool create(struct store_sqlite *x, const char *cluster)
+{
+    char text[160];
+    bool ok = sqlite3_exec(x->db, "BEGIN IMMEDIATE", NULL, NULL, NULL) == SQLITE_OK;
+    for (unsigned i = 0; ok && i < sizeof schema / sizeof *schema; i++)
+        ok = sqlite3_exec(x->db, schema[i], NULL, NULL, NULL) == SQLITE_OK;
+    snprintf(text, sizeof text, "PRAGMA application_id=%d;PRAGMA user_version=%d", APPLICATION_ID,
+             SCHEMA_VERSION);
+    ok = ok && sqlite3_exec(x->db, text, NULL, NULL, NULL) == SQLITE_OK;
+    memset(&x->meta, 0, sizeof x->meta);
+    crypto_random(x->meta.id.b, STORE_ID_BYTES);
+    sqlite3_stmt *st = NULL;
+    ok = ok && encode_meta(&x->encoded, &x->meta, x->counts) &&
+         sqlite3_prepare_v2(x->db, "INSERT INTO store(id,cluster,meta)VALUES(1,?1,?2)", -1, &st,
+                            NULL) == SQLITE_OK;
+    if (ok) {
+        sqlite_bind(st, 1, slice_str(cluster));
+        sqlite3_bind_blob(st, 2, x->encoded.data, (int)x->encoded.len, SQLITE_STATIC);
+        ok = sqlite3_step(st) == SQLITE_DONE;
+    }
+    sqlite3_finalize(st);
+    return ok && sqlite3_exec(x->db, "COMMIT", NULL, NULL, NULL) == SQLITE_OK;
+}
+
+static bool check(struct store_sqlite *x, const char *path, const char *cluster, char *err,
+                  size_t n)
+{
+    int application, version, tables;
+    if (!pragma_int(x->db, "PRAGMA application_id", &application) ||
+        !pragma_int(x->db, "PRAGMA user_version", &version) ||
+        !pragma_int(x->db, "SELECT count(*) FROM sqlite_schema", &tables)) {
+        snprintf(err, n,
+                 "%s: can't be read as a store (%s); move it away to start with an empty one, "
+                 "which fills from the peer",
+                 path, sqlite3_errmsg(x->db));
+        return false;
+    }
+    if (!application && !tables) {
+        if (create(x, cluster))
+            return true;
+        snprintf(err, n, "%s: can't create the store (%s); check space and permissions", path,
+                 sqlite3_errmsg(x->db));
+        return false;
+    }
+    if (application != APPLICATION_ID) {
+        snprintf(err, n, "%s: is a database of another program; set `store` to a path of its own",
+                 path);
+        return false;
+    }
+    if (version != SCHEMA_VERSION) {
+        snprintf(err, n,
+                 "%s: has schema version %d, this program knows %d; install the version of Baton "
+                 "that wrote it, or a newer one",
+                 path, version, SCHEMA_VERSION);
+        return false;
+    }
+    sqlite3_stmt *st;
+    char *found = NULL;
+    if (sqlite3_prepare_v2(x->db, "SELECT cluster FROM store", -1, &st, NULL) == SQLITE_OK &&
+        sqlite3_step(st) == SQLITE_ROW)
+        found = slice_dup(sqlite_slice(st, 0));
+    sqlite3_finalize(st);
+    bool ok = found && strcmp(found, cluster) == 0 && load_meta(x) == STORE_OK;
+    if (!ok && found && strcmp(found, cluster) != 0)
+        snprintf(err, n,
+                 "%s: belongs to cluster \"%s\", not \"%s\"; correct `cluster`, or set `store` to "
+                 "another path",
+                 path, found, cluster);
+    else if (!ok)
+        snprintf(err, n,
+                 "%s: is damaged (%s); move it away to start with an empty one, which "
+                 "fills from the peer",
+                 path, sqlite3_errmsg(x->db));
+    free(found);
+    return ok;
+}
+
+static int take_lock(const char *path, char *err, size_t n)
+{
+    char file[4096];
+    snprintf(file, sizeof file, "%s.lock", path);
+    int fd = open(file, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0) {
+        snprintf(err, n, "%s: %s; the directory must exist and be writable for this user", file,
+                 strerror(errno));
+        return -1;
+    }
+    if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+        snprintf(err, n,
+                 "%s: is in use by another process; stop that batond first, or set `store` to "
+                 "another path",
+                 path);
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+static struct store_sqlite *make(void)
+{
+    struct store_sqlite *x = xcalloc(1, sizeof *x);
+    x->base.ops = &operations;
+    x->lock_fd = -1;
+    buf_init(&x->scratch, SCRATCH_MAX);
+    buf_init(&x->encoded, 65536);
+    x->tallies = xcalloc(TALLIES, sizeof *x->tallies);
+    return x;
+}
+
+struct store *store_sqlite_open(const char *path, const char *cluster, char *err, size_t n)
+{
+    struct store_sqlite *x = make();
+    x->lock_fd = take_lock(path, err, n);
+    if (x->lock_fd < 0)
+        goto fail;
+    int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
+    if (sqlite3_open_v2(path, &x->db, flags, NULL) != SQLITE_OK) {
+        snprintf(err, n, "%s: %s; check path and permissions", path, sqlite3_errmsg(x->db));
+        goto fail;
+    }
+    sqlite3_busy_timeout(x->db, 1000);
+    sqlite3_db_config(x->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+    int rc = sqlite3_exec(x->db,
+                          "PRAGMA page_size=4096;PRAGMA journal_mode=WAL;PRAGMA synchronous=FULL;"
+                          "PRAGMA secure_delete=OFF;PRAGMA wal_autocheckpoint=0;"
+                          "PRAGMA journal_size_limit=67108864;PRAGMA cache_size=-65536;"
+                          "PRAGMA foreign_keys=OFF;PRAGMA temp_store=MEMORY",
+                          NULL, NULL, NULL);
+    if (rc != SQLITE_OK) {
+        snprintf(err, n,
+                 "%s: can't be read as a store (%s); move it away to start with an empty one, "
+                 "which fills from the peer",
+                 path, sqlite3_errmsg(x->db));
+        goto fail;
+    }
+    if (!check(x, path, cluster, err, n))
+        goto fail;
+    sqlite3_wal_hook(x->db, count_pages, x);
+    return &x->base;
+fail:
+    store_sqlite_close(&x->base);
+    return NULL;
+}
+
+struct store *store_sqlite_open_reader(const char *path, char *err, size_t n)
+{
+    struct store_sqlite *x = make();
+    if (sqlite3_open_v2(path, &x->db, SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX, NULL) !=
+            SQLITE_OK ||
+        sqlite3_exec(x->db, "PRAGMA cache_size=-8192;PRAGMA query_only=ON", NULL, NULL, NULL) !=
+            SQLITE_OK) {
+        snprintf(err, n, "%s: %s", path, sqlite3_errmsg(x->db));
+        store_sqlite_close(&x->base);
+        return NULL;
+    }
+    sqlite3_busy_timeout(x->db, 1000);
+    return &x->base;
+}
+
+void store_sqlite_close(struct store *s)
+{
+    if (!s)
+        return;
+    struct store_sqlite *x = sqlite_of(s);
+    rollback(s);
+    for (unsigned i = 0; i < STATEMENTS; i++)
+        sqlite3_finalize(x->st[i]);
+    sqlite3_close(x->db);
+    if (x->lock_fd >= 0)
+        close(x->lock_fd);
+    free(x->tallies);
+    buf_free(&x->scratch);
+    buf_free(&x->encoded);
+    free(x);
+}

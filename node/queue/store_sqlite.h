@@ -1,0 +1,35 @@
+/* The store on SQLite (protocol 3, 4): implements replication/store.h. One writer connection, used
+ * by one thread, does commits and checkpoints; any number of read-only ones, each for one thread at
+ * a time. Only files *_sqlite.c include sqlite3.h. */
+#ifndef BATON_QUEUE_STORE_SQLITE_H
+#define BATON_QUEUE_STORE_SQLITE_H
+
+#include "replication/store.h"
+
+/* A message is in the first of these that one of its unfinished recipients is in. */
+enum message_class {
+    CLASS_HELD,
+    CLASS_QUARANTINED,
+    CLASS_IN_DOUBT,
+    CLASS_DEFERRED,
+    CLASS_QUEUED,
+    CLASSES
+};
+
+/* Opens or creates the store at path for writing and takes it for this process (flock on
+ * `path.lock`). NULL: err (size n) holds one line with the remedy. */
+struct store *store_sqlite_open(const char *path, const char *cluster, char *err, size_t n);
+/* A read-only connection to a store that is open for writing in this process. Its begin() takes a
+ * snapshot (get_meta() tells the meta of it), rollback() ends it; nothing else changes anything. */
+struct store *store_sqlite_open_reader(const char *path, char *err, size_t n);
+void store_sqlite_close(struct store *s);
+
+/* Messages per class; kept with every change, exact. */
+void store_sqlite_counts(struct store *s, uint64_t out[CLASSES]);
+/* received_ms of the oldest live message; 0: none. */
+int64_t store_sqlite_oldest(struct store *s);
+/* Moves the WAL into the database when it has grown; between transactions only. */
+void store_sqlite_checkpoint(struct store *s);
+/* The last error of SQLite, for the log. */
+const char *store_sqlite_error(struct store *s);
+#endif
