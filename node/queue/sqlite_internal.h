@@ -49,7 +49,7 @@ enum statement {
     ST_CHUNK_MARK,
     ST_CHUNK_DELETE,
     ST_CHUNK_IDS,
-    ST_CHUNK_NEWEST,
+    ST_CHUNK_ORPHANS,
     ST_OPSTATE_PUT,
     ST_OPSTATE_GET,
     ST_OPSTATE_CHANGES,
@@ -85,8 +85,7 @@ struct store_sqlite {
     struct buf scratch;    /* the row of the last get() */
     struct buf encoded;    /* meta on its way to disk */
     int wal_pages;
-    uint32_t orphans_epoch; /* chunks without a message were looked for in this epoch ... */
-    uint64_t orphans_id;    /* ... up to this id */
+    uint64_t orphans_id; /* chunks without a message were looked for up to here; 0: none yet */
 };
 
 static inline struct store_sqlite *sqlite_of(struct store *s)

@@ -35,7 +35,7 @@ static const char *const text[STATEMENTS] = {
     [ST_MESSAGE_NEXT] = "SELECT id FROM message WHERE id>=?1 ORDER BY id LIMIT 1",
     [ST_MESSAGE_TWIN] = "SELECT id FROM message INDEXED BY message_twin "
                         "WHERE (id>>11)=?1 AND substr(sha256,1,6)=substr(?2,1,6) AND sha256=?2 "
-                        "AND id>?3 AND id<>?4 AND size=?5 AND recipients=?6 AND sender=?7 "
+                        "AND id>?3 AND size=?4 AND recipients=?5 AND sender=?6 "
                         "ORDER BY id LIMIT 1",
     [ST_MESSAGE_BOUNCES] =
         "SELECT " MESSAGE_COLUMNS " FROM message WHERE parent=?1 AND parent<>0 ORDER BY id",
@@ -76,7 +76,7 @@ static const char *const text[STATEMENTS] = {
     [ST_CHUNK_MARK] = "UPDATE chunk SET mark=?2 WHERE id=?1 AND idx=?3",
     [ST_CHUNK_DELETE] = "DELETE FROM chunk WHERE id=?1",
     [ST_CHUNK_IDS] = "SELECT DISTINCT id FROM chunk WHERE id>?1 ORDER BY id LIMIT ?2",
-    [ST_CHUNK_NEWEST] = "SELECT max(epoch),max(mark) FROM chunk WHERE id=?1",
+    [ST_CHUNK_ORPHANS] = "DELETE FROM chunk WHERE id=?1 AND epoch<?2 AND mark=0",
 
     [ST_OPSTATE_PUT] = "INSERT INTO opstate(" OPSTATE_COLUMNS ")VALUES(?1,?2,?3,?4,?5)"
                        "ON CONFLICT(key)DO UPDATE SET value=?2,epoch=?3,lsn=?4,mark=?5",

@@ -180,7 +180,7 @@ static void rollback(struct store *s)
     x->meta = x->saved_meta;
     memcpy(x->counts, x->saved_counts, sizeof x->counts);
     memset(x->tallies, 0, TALLIES * sizeof *x->tallies);
-    x->orphans_epoch = 0;
+    x->orphans_id = 0;
 }
 
 static int commit(struct store *s)

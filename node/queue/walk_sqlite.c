@@ -5,7 +5,7 @@
 
 #include "node/queue/sqlite_internal.h"
 
-enum { TABLES = 4, TWIN_BUCKET_BITS = 11, ORPHAN_STEP = 256 };
+enum { TABLES = 4, TWIN_BUCKET_BITS = 11, ORPHAN_STEP = 4096 };
 
 /* One row of one table, read ahead; the walk takes the smallest of them each time. */
 struct cursor {
@@ -244,10 +244,9 @@ int sqlite_find_twin(struct store *s, const struct row_message *m, uint64_t abov
         sqlite3_bind_int64(st, 1, (int64_t)(next >> TWIN_BUCKET_BITS));
         sqlite3_bind_blob(st, 2, m->sha256, 32, SQLITE_STATIC);
         sqlite3_bind_int64(st, 3, (int64_t)above);
-        sqlite3_bind_int64(st, 4, (int64_t)m->id);
-        sqlite3_bind_int64(st, 5, (int64_t)m->size);
-        sqlite3_bind_int64(st, 6, m->recipients);
-        sqlite_bind(st, 7, m->sender);
+        sqlite3_bind_int64(st, 4, (int64_t)m->size);
+        sqlite3_bind_int64(st, 5, m->recipients);
+        sqlite_bind(st, 6, m->sender);
         err = first_number(st, id, &found);
         if (err || found)
             return err;
@@ -300,18 +299,13 @@ static int collect_ids(sqlite3_stmt *st, uint64_t *ids, unsigned *n, unsigned ca
     return sqlite_error(rc);
 }
 
-/* Chunks whose message never came: bounded steps over all ids that have chunks, once an epoch. */
+/* Chunks whose message never came: bounded steps over all ids that have chunks; each series of
+ * purges goes through them once. */
 static int purge_orphans(struct store_sqlite *x, bool *more)
 {
+    static_assert(ORPHAN_STEP * sizeof(uint64_t) <= 65536, "lives on the stack");
     uint64_t ids[ORPHAN_STEP], message;
     unsigned n;
-    uint32_t epoch = x->meta.end.epoch;
-    if (x->orphans_epoch == epoch && x->orphans_id == UINT64_MAX)
-        return STORE_OK;
-    if (x->orphans_epoch != epoch) {
-        x->orphans_epoch = epoch;
-        x->orphans_id = 0;
-    }
     sqlite3_stmt *st = sqlite_statement(x, ST_CHUNK_IDS);
     if (!st)
         return STORE_IO;
@@ -327,21 +321,15 @@ static int purge_orphans(struct store_sqlite *x, bool *more)
         err = first_number(st, &message, &found);
         if (err || found)
             continue;
-        st = sqlite_statement(x, ST_CHUNK_NEWEST);
+        st = sqlite_statement(x, ST_CHUNK_ORPHANS);
         if (!st)
             return STORE_IO;
         sqlite3_bind_int64(st, 1, (int64_t)ids[i]);
-        int rc = sqlite3_step(st);
-        bool old = rc == SQLITE_ROW && sqlite3_column_int64(st, 0) < epoch &&
-                   sqlite3_column_int(st, 1) == UNMERGED_NONE;
-        sqlite3_reset(st);
-        err = sqlite_error(rc);
-        if (!err && old)
-            err = delete_by_id(x, ST_CHUNK_DELETE, ids[i]);
+        sqlite3_bind_int64(st, 2, x->meta.end.epoch);
+        err = sqlite_run(st);
     }
-    x->orphans_id = n ? ids[n - 1] : UINT64_MAX;
-    if (n)
-        *more = true;
+    x->orphans_id = n == ORPHAN_STEP ? ids[n - 1] : 0;
+    *more = *more || x->orphans_id;
     return err;
 }
 

@@ -1,0 +1,327 @@
+/* The contract of replication/store.h, held against every store there is: the same random
+ * operations leave the same rows behind. And what SQLite's store promises beyond it. */
+#include <check.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "node/base/crypto_openssl.h"
+#include "node/queue/store_sqlite.h"
+#include "support_store.h"
+#if __has_include("sim/store_memory.h")
+#include "sim/store_memory.h"
+#define HAVE_MEMORY 1
+#else
+#define HAVE_MEMORY 0
+#endif
+
+static unsigned seed;
+static unsigned rnd(unsigned n)
+{
+    seed = seed * 1103515245u + 12345u;
+    return (seed >> 8) % n;
+}
+
+static struct store *open_memory(void)
+{
+#if HAVE_MEMORY
+    return store_memory_new(&(struct store_id){{1}});
+#else
+    return support_store_new(); /* compared with itself after reopening */
+#endif
+}
+
+static void close_memory(struct store *s)
+{
+#if HAVE_MEMORY
+    store_memory_free(s);
+#else
+    support_store_free(s);
+#endif
+}
+
+/* A row that depends on the seed only; immutable fields depend on the id. */
+static struct row random_row(uint64_t *lsn)
+{
+    static const char *const keys[] = {"purge", "takeover", "pause/campaign/x", "suppress/a@b"};
+    static uint8_t data[300];
+    uint64_t id = MESSAGE_ID(2 + rnd(2) * 2, rnd(40));
+    struct row r;
+    switch (rnd(8)) {
+    case 0:
+    case 1:
+    case 2:
+        r = support_message(id, (unsigned)(id % 23), 1 + (uint32_t)(id % 3));
+        r.message.born = (struct pos){2, 1 + id % 50};
+        if (id % 5 == 0) {
+            r.message.chunks = 2;
+            r.message.body = (struct slice){NULL, 0};
+        }
+        if (id % 4 == 0)
+            r.message.parent = id - 1;
+        if (rnd(3) == 0) {
+            r.message.state = MESSAGE_DONE;
+            r.message.done_ms = 1000 + rnd(1000);
+            r.message.body = (struct slice){NULL, 0};
+        }
+        break;
+    case 3:
+    case 4:
+    case 5:
+        r = support_recipient(id, rnd(3), (uint8_t)rnd(8));
+        r.recipient.attempts = rnd(2);
+        r.recipient.held = rnd(5) == 0;
+        r.recipient.in_doubt = rnd(5) == 0;
+        r.recipient.reply = rnd(2) ? SLICE_LIT("250 ok") : (struct slice){NULL, 0};
+        break;
+    case 6:
+        memset(data, (int)rnd(256), sizeof data);
+        r = (struct row){.type = ROW_CHUNK,
+                         .chunk = {.id = id, .index = rnd(2), .data = {data, rnd(300)}}};
+        break;
+    default:
+        r = (struct row){.type = ROW_OPSTATE,
+                         .opstate = {.key = slice_str(keys[rnd(4)]),
+                                     .value = rnd(2) ? SLICE_LIT("1234") : SLICE_LIT("")}};
+    }
+    row_set_pos(&r, (struct pos){2 + rnd(2), (*lsn)++});
+    return r;
+}
+
+static enum unmerged_class some_class(void *ctx, struct pos pos, struct pos born)
+{
+    (void)ctx;
+    return pos.lsn % 7 == 0 ? UNMERGED_NONE : born.lsn % 2 ? UNMERGED_QUEUED : UNMERGED_QUARANTINE;
+}
+
+static bool add_encoded(void *ctx, const struct row *r, enum unmerged_class mark)
+{
+    return wire_put_u8(ctx, (uint8_t)mark) && row_encode(ctx, r);
+}
+
+/* One random operation on s; its answers go to `answers`. */
+static void operate(struct store *s, uint64_t *lsn, struct buf *answers)
+{
+    unsigned what = rnd(20);
+    struct row r = random_row(lsn), out;
+    enum unmerged_class mark;
+    uint64_t id;
+    uint32_t total, open;
+    bool more = true;
+    if (what < 12) {
+        ck_assert_int_eq(s->ops->put(s, &r, (enum unmerged_class)(rnd(6) == 0)), STORE_OK);
+    } else if (what < 15) {
+        int err = s->ops->get(s, &r, &out, &mark);
+        wire_put_u8(answers, (uint8_t)err);
+        if (!err)
+            add_encoded(answers, &out, mark);
+    } else if (what == 15 && r.type == ROW_MESSAGE) {
+        ck_assert_int_eq(s->ops->find_twin(s, &r.message, rnd(2) ? 0 : r.message.id, &id), 0);
+        wire_put_u64(answers, id);
+        ck_assert_int_eq(s->ops->each_bounce(s, r.message.id - 1, add_encoded, answers), 0);
+    } else if (what == 16) {
+        ck_assert_int_eq(s->ops->unmark(s, &r), STORE_OK);
+    } else if (what == 17 && r.type == ROW_RECIPIENT) {
+        ck_assert_int_eq(s->ops->count_recipients(s, r.recipient.id, &total, &open), 0);
+        wire_put_u32(answers, total);
+        wire_put_u32(answers, open);
+        ck_assert_int_eq(s->ops->each_recipient(s, r.recipient.id, add_encoded, answers), 0);
+    } else if (what == 18 && rnd(8) == 0) {
+        struct pos shared = {2, *lsn > 40 ? *lsn - 40 : 0};
+        ck_assert_int_eq(s->ops->mark_unmerged(s, shared, some_class, NULL), STORE_OK);
+    } else if (what == 19 && rnd(8) == 0) {
+        int64_t before_ms = 1000 + (int64_t)rnd(1000);
+        while (more)
+            ck_assert_int_eq(s->ops->purge(s, before_ms, 100, &more), STORE_OK);
+    }
+}
+
+static void run(struct store *s, unsigned round, struct buf *answers)
+{
+    uint64_t lsn = 1;
+    seed = round * 7919 + 1;
+    buf_init(answers, 64 << 20);
+    for (unsigned t = 0; t < 40; t++) {
+        struct store_meta m;
+        s->ops->get_meta(s, &m);
+        ck_assert_int_eq(s->ops->begin(s), STORE_OK);
+        for (unsigned i = rnd(12); i-- > 0;)
+            operate(s, &lsn, answers);
+        if (rnd(6) == 0) {
+            s->ops->rollback(s);
+            continue;
+        }
+        m.end = (struct pos){3, lsn - 1};
+        ck_assert_int_eq(s->ops->set_meta(s, &m), STORE_OK);
+        ck_assert_int_eq(s->ops->commit(s), STORE_OK);
+    }
+    ck_assert_int_eq(s->ops->each_unmerged(s, add_encoded, answers), STORE_OK);
+    uint64_t after = lsn / 2;
+    ck_assert_int_eq(s->ops->changes_after(s, after, add_encoded, answers), STORE_OK);
+}
+
+START_TEST(test_same_operations_same_contents)
+{
+    for (unsigned round = 0; round < 30; round++) {
+        struct buf a1, a2, d1, d2;
+        struct store *m = open_memory();
+        run(m, round, &a2);
+        support_dump(m, &d2, true);
+        close_memory(m);
+        struct store *s = support_store_new();
+        run(s, round, &a1);
+        s = support_store_reopen(s);
+        support_dump(s, &d1, true);
+        support_store_free(s);
+        ck_assert_msg(slice_eq(buf_slice(&a1), buf_slice(&a2)), "round %u: answers differ", round);
+        ck_assert_msg(slice_eq(buf_slice(&d1), buf_slice(&d2)), "round %u: rows differ", round);
+        buf_free(&a1), buf_free(&a2), buf_free(&d1), buf_free(&d2);
+    }
+}
+END_TEST
+
+struct classes {
+    uint64_t id[4096];
+    unsigned class[4096], n;
+};
+
+static bool classify_row(void *ctx, const struct row *r, enum unmerged_class mark)
+{
+    struct classes *c = ctx;
+    (void)mark;
+    if (r->type != ROW_RECIPIENT || rcpt_terminal(r->recipient.state))
+        return true;
+    const struct row_recipient *p = &r->recipient;
+    unsigned class = p->held                        ? CLASS_HELD
+                     : p->state == RCPT_QUARANTINED ? CLASS_QUARANTINED
+                     : p->in_doubt                  ? CLASS_IN_DOUBT
+                     : p->attempts                  ? CLASS_DEFERRED
+                                                    : CLASS_QUEUED;
+    unsigned i = 0;
+    while (i < c->n && c->id[i] != p->id)
+        i++;
+    if (i == c->n) {
+        c->id[c->n] = p->id;
+        c->class[c->n++] = class;
+    } else if (class < c->class[i])
+        c->class[i] = class;
+    return true;
+}
+
+START_TEST(test_counts_are_exact)
+{
+    for (unsigned round = 0; round < 10; round++) {
+        struct store *s = support_store_new();
+        struct buf answers;
+        run(s, round, &answers);
+        buf_free(&answers);
+        struct classes *c = xcalloc(1, sizeof *c);
+        ck_assert_int_eq(s->ops->changes_after(s, 0, classify_row, c), STORE_OK);
+        uint64_t expected[CLASSES] = {0}, counts[CLASSES];
+        for (unsigned i = 0; i < c->n; i++)
+            expected[c->class[i]]++;
+        store_sqlite_counts(s, counts);
+        for (unsigned i = 0; i < CLASSES; i++)
+            ck_assert_uint_eq(counts[i], expected[i]);
+        s = support_store_reopen(s);
+        store_sqlite_counts(s, counts);
+        for (unsigned i = 0; i < CLASSES; i++)
+            ck_assert_uint_eq(counts[i], expected[i]);
+        free(c);
+        support_store_free(s);
+    }
+}
+END_TEST
+
+START_TEST(test_meta_survives)
+{
+    struct store *s = support_store_new();
+    struct store_meta m, again;
+    s->ops->get_meta(s, &m);
+    m.end = (struct pos){4, 77};
+    m.committed = (struct pos){4, 76};
+    m.epoch_seen = 9;
+    m.unfit = true;
+    m.written_ms = 123;
+    history_add(&m.history, (struct history_row){4, MODE_SOLO, 5});
+    ck_assert_int_eq(s->ops->begin(s), STORE_OK);
+    ck_assert_int_eq(s->ops->set_meta(s, &m), STORE_OK);
+    ck_assert_int_eq(s->ops->commit(s), STORE_OK);
+    s = support_store_reopen(s);
+    s->ops->get_meta(s, &again);
+    ck_assert(store_id_eq(&m.id, &again.id) && pos_cmp(m.end, again.end) == 0 &&
+              pos_cmp(m.committed, again.committed) == 0 && again.epoch_seen == 9 && again.unfit &&
+              !again.copying && again.written_ms == 123 && again.history.n == 1 &&
+              again.history.row[0].first_lsn == 5);
+    support_store_free(s);
+}
+END_TEST
+
+START_TEST(test_refusals_name_the_remedy)
+{
+    struct store *s = support_store_new();
+    char err[300], command[600];
+    ck_assert_ptr_null(store_sqlite_open(support_store_path(), "test", err, sizeof err));
+    ck_assert_msg(strstr(err, "in use by another process"), "%s", err);
+    store_sqlite_close(s);
+    ck_assert_ptr_null(store_sqlite_open(support_store_path(), "other", err, sizeof err));
+    ck_assert_msg(strstr(err, "belongs to cluster \"test\"") && strstr(err, "correct"), "%s", err);
+    snprintf(command, sizeof command, "sqlite3 %s 'PRAGMA user_version=99'", support_store_path());
+    if (system(command) == 0) {
+        ck_assert_ptr_null(store_sqlite_open(support_store_path(), "test", err, sizeof err));
+        ck_assert_msg(strstr(err, "schema version 99") && strstr(err, "install"), "%s", err);
+    }
+    FILE *f = fopen(support_store_path(), "w");
+    for (unsigned i = 0; i < 1000; i++)
+        fputs("this is no database ", f);
+    fclose(f);
+    ck_assert_ptr_null(store_sqlite_open(support_store_path(), "test", err, sizeof err));
+    ck_assert_msg(strstr(err, "move it away"), "%s", err);
+    ck_assert_ptr_null(store_sqlite_open("/nonexistent/directory/a.db", "test", err, sizeof err));
+    ck_assert_msg(strstr(err, "directory must exist"), "%s", err);
+    support_store_free(NULL);
+}
+END_TEST
+
+START_TEST(test_reader_sees_a_snapshot)
+{
+    struct store *s = support_store_new();
+    char err[300];
+    support_put(s, support_message(MESSAGE_ID(2, 1), 1, 1), (struct pos){2, 1}, UNMERGED_NONE);
+    struct store *r = store_sqlite_open_reader(support_store_path(), err, sizeof err);
+    ck_assert_msg(r != NULL, "%s", err);
+    struct store_meta m;
+    ck_assert_int_eq(r->ops->begin(r), STORE_OK);
+    r->ops->get_meta(r, &m);
+    ck_assert_uint_eq(m.end.lsn, 1);
+    support_put(s, support_message(MESSAGE_ID(2, 2), 2, 1), (struct pos){2, 2}, UNMERGED_NONE);
+    struct row row;
+    ck_assert(!support_get_message(r, MESSAGE_ID(2, 2), &row));
+    r->ops->rollback(r);
+    ck_assert_int_eq(r->ops->begin(r), STORE_OK);
+    r->ops->get_meta(r, &m);
+    ck_assert_uint_eq(m.end.lsn, 2);
+    ck_assert(support_get_message(r, MESSAGE_ID(2, 2), &row));
+    r->ops->rollback(r);
+    store_sqlite_close(r);
+    support_store_free(s);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("store");
+    TCase *t = tcase_create("store");
+    tcase_set_timeout(t, 120);
+    tcase_add_test(t, test_same_operations_same_contents);
+    tcase_add_test(t, test_counts_are_exact);
+    tcase_add_test(t, test_meta_survives);
+    tcase_add_test(t, test_refusals_name_the_remedy);
+    tcase_add_test(t, test_reader_sees_a_snapshot);
+    suite_add_tcase(s, t);
+    SRunner *r = srunner_create(s);
+    srunner_run_all(r, CK_NORMAL);
+    int failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
