@@ -21,15 +21,15 @@ static void begin_status(struct client *cl)
     json_t *j = ok ? json_loadb((char *)text.data, text.len, 0, NULL) : NULL;
     buf_free(&text);
     assert(j);
-    client_send(cl, json_pack("{s:o}", "data", j));
-    client_finish(cl, true, NULL, "%s", "");
+    control_send(cl, json_pack("{s:o}", "data", j));
+    control_finish(cl, true, NULL, "%s", "");
 }
 
 static void begin_pair(struct client *cl, enum pair_event_type type)
 {
     struct control *c = cl->control;
     struct pair_event ev = {.type = type, .flag = cl->request.force};
-    ev.op = client_wait(cl, cl->request.timeout_ms);
+    ev.op = control_wait(cl, cl->request.timeout_ms);
     c->hooks.operate(c->hooks.ctx, &ev);
 }
 
@@ -39,7 +39,7 @@ static struct storage_op *new_op(struct client *cl, enum storage_op_type type)
     op->type = type;
     buf_init(&op->memory, 4096);
     buf_init(&op->changed, 1 << 20);
-    op->ctx = (void *)(uintptr_t)client_wait(cl, cl->request.timeout_ms);
+    op->ctx = (void *)(uintptr_t)control_wait(cl, cl->request.timeout_ms);
     return op;
 }
 
@@ -85,7 +85,7 @@ static struct storage_read *new_read(struct client *cl, enum read_type type, siz
     r->type = type;
     r->id = cl->request.id;
     buf_init(&r->bytes, bytes);
-    r->ctx = (void *)(uintptr_t)client_wait(cl, CONTROL_READ_MS);
+    r->ctx = (void *)(uintptr_t)control_wait(cl, CONTROL_READ_MS);
     return r;
 }
 
@@ -127,7 +127,7 @@ static void begin_summary(struct client *cl)
     submit_read(cl, r);
 }
 
-void answer_begin(struct client *cl)
+void control_answer_begin(struct client *cl)
 {
     const struct control_hooks *h = &cl->control->hooks;
     switch (cl->request.verb) {
@@ -163,19 +163,19 @@ void answer_begin(struct client *cl)
         begin_summary(cl);
         break;
     case CONTROL_DESTINATIONS:
-        h->destinations(h->ctx, client_wait(cl, CONTROL_READ_MS));
+        h->destinations(h->ctx, control_wait(cl, CONTROL_READ_MS));
         break;
     case CONTROL_RELOAD:
-        h->reload(h->ctx, client_wait(cl, cl->request.timeout_ms));
+        h->reload(h->ctx, control_wait(cl, cl->request.timeout_ms));
         break;
     case CONTROL_EVENTS:
         if (!control_follow(cl))
-            client_finish(cl, false, "failed", "too many followers, or no events here");
+            control_finish(cl, false, "failed", "too many followers, or no events here");
         break;
     }
 }
 
-void answer_expired(struct client *cl)
+void control_answer_expired(struct client *cl)
 {
     char d[32];
     switch (cl->request.verb) {
@@ -184,31 +184,31 @@ void answer_expired(struct client *cl)
     case CONTROL_BODY:
     case CONTROL_SUMMARY:
     case CONTROL_DESTINATIONS:
-        client_finish(cl, false, "failed", "the store did not answer within %s",
-                      text_duration(d, CONTROL_READ_MS));
+        control_finish(cl, false, "failed", "the store did not answer within %s",
+                       text_duration(d, CONTROL_READ_MS));
         break;
     default:
         /* It may have been done, or be done later: only a look tells. */
-        client_finish(cl, false, "undecided",
-                      "no decision within %s; it may still take effect: see batonctl status",
-                      text_duration(d, (int64_t)cl->request.timeout_ms));
+        control_finish(cl, false, "undecided",
+                       "no decision within %s; it may still take effect: see batonctl status",
+                       text_duration(d, (int64_t)cl->request.timeout_ms));
     }
 }
 
-void answer_op(struct client *cl, bool ok, const char *text)
+void control_answer_op(struct client *cl, bool ok, const char *text)
 {
-    client_finish(cl, ok, "refused", "%s", text);
+    control_finish(cl, ok, "refused", "%s", text);
 }
 
-void answer_text(struct client *cl, struct slice text)
+void control_answer_text(struct client *cl, struct slice text)
 {
     json_t *j = json_loadb((const char *)text.p, text.n, JSON_DECODE_ANY, NULL);
     if (!j) {
-        client_finish(cl, false, "failed", "no list of destinations here");
+        control_finish(cl, false, "failed", "no list of destinations here");
         return;
     }
-    client_send(cl, json_pack("{s:o}", "data", j));
-    client_finish(cl, true, NULL, "%s", "");
+    control_send(cl, json_pack("{s:o}", "data", j));
+    control_finish(cl, true, NULL, "%s", "");
 }
 
 /* "this node is standby": with the name of the one to ask. */
@@ -220,39 +220,39 @@ static void refuse_not_primary(struct client *cl)
     bool known = s->pair.record.version != 0;
     char primary = s->pair.record.primary == NODE_A ? 'a' : 'b';
     if (known && primary != c->config->node)
-        client_finish(cl, false, "refused", "node %c is %s; node %c is primary: ask it",
-                      c->config->node, role_name(s->pair.role), primary);
+        control_finish(cl, false, "refused", "node %c is %s; node %c is primary: ask it",
+                       c->config->node, role_name(s->pair.role), primary);
     else
-        client_finish(cl, false, "refused", "node %c does not serve now: %s", c->config->node,
-                      s->pair.why);
+        control_finish(cl, false, "refused", "node %c does not serve now: %s", c->config->node,
+                       s->pair.why);
     free(s);
 }
 
-void answer_queue(struct client *cl, const struct storage_op *op)
+void control_answer_queue(struct client *cl, const struct storage_op *op)
 {
     static const char *const past[] = {"held", "released", "to be tried now", "cancelled"};
     if (op->result == OP_NOT_PRIMARY) {
         refuse_not_primary(cl);
     } else if (op->result == OP_FAILED) {
-        client_finish(cl, false, "undecided",
-                      "this node stopped serving meanwhile: it may have been done; look again");
+        control_finish(cl, false, "undecided",
+                       "this node stopped serving meanwhile: it may have been done; look again");
     } else if (op->type == OP_SELECT) {
-        client_send(cl, json_pack("{s:{s:I}}", "data", "changed", (json_int_t)op->n_changed));
-        client_finish(cl, true, NULL, "%" PRIu64 " recipient%s %s", op->n_changed,
-                      op->n_changed == 1 ? "" : "s", past[cl->request.action]);
+        control_send(cl, json_pack("{s:{s:I}}", "data", "changed", (json_int_t)op->n_changed));
+        control_finish(cl, true, NULL, "%" PRIu64 " recipient%s %s", op->n_changed,
+                       op->n_changed == 1 ? "" : "s", past[cl->request.action]);
     } else {
         char d[32];
         bool until = !cl->request.on && cl->request.for_ms;
-        client_finish(cl, true, NULL, "automatic takeover is %s%s%s", cl->request.on ? "on" : "off",
-                      until ? " for " : "",
-                      until ? text_duration(d, (int64_t)cl->request.for_ms) : "");
+        control_finish(cl, true, NULL, "automatic takeover is %s%s%s",
+                       cl->request.on ? "on" : "off", until ? " for " : "",
+                       until ? text_duration(d, (int64_t)cl->request.for_ms) : "");
     }
 }
 
 static void list_flush(struct client *cl)
 {
     if (cl->list.message)
-        client_send(cl, json_pack("{s:o}", "data", cl->list.message));
+        control_send(cl, json_pack("{s:o}", "data", cl->list.message));
     cl->list.message = NULL;
 }
 
@@ -281,10 +281,10 @@ static void list_end(struct client *cl)
 {
     list_flush(cl);
     if (cl->list.rest)
-        client_finish(cl, true, NULL, "%s%" PRIu64 " more", cl->list.rest_capped ? "at least " : "",
-                      cl->list.rest);
+        control_finish(cl, true, NULL, "%s%" PRIu64 " more",
+                       cl->list.rest_capped ? "at least " : "", cl->list.rest);
     else
-        client_finish(cl, true, NULL, "%s", "");
+        control_finish(cl, true, NULL, "%s", "");
 }
 
 static void answer_list(struct client *cl, const struct storage_read *r)
@@ -295,7 +295,7 @@ static void answer_list(struct client *cl, const struct storage_read *r)
            rcpt.type == ROW_RECIPIENT)
         list_pair(cl, &m.message, &rcpt.recipient);
     if (w.bad || w.n) {
-        client_finish(cl, false, "failed", "the store gave rows that can't be read");
+        control_finish(cl, false, "failed", "the store gave rows that can't be read");
         return;
     }
     bool enough = cl->list.rest >= CONTROL_COUNT;
@@ -314,15 +314,15 @@ static void answer_message(struct client *cl, const struct storage_read *r)
     struct wire_reader w = wire_read(buf_slice(&r->bytes));
     struct row m, rcpt;
     if (!row_decode(&w, &m) || m.type != ROW_MESSAGE) {
-        client_finish(cl, false, "failed", "the store gave a row that can't be read");
+        control_finish(cl, false, "failed", "the store gave a row that can't be read");
         return;
     }
     if (cl->request.verb == CONTROL_BODY) {
         if (m.message.state == MESSAGE_DONE) {
-            client_finish(cl, false, "failed", "the message is done: its body is gone");
+            control_finish(cl, false, "failed", "the message is done: its body is gone");
             return;
         }
-        client_send_bytes(cl, m.message.prefix);
+        control_send_bytes(cl, m.message.prefix);
         cl->list.size = m.message.size;
         body_next(cl);
         return;
@@ -332,23 +332,23 @@ static void answer_message(struct client *cl, const struct storage_read *r)
     while (w.n && row_decode(&w, &rcpt) && rcpt.type == ROW_RECIPIENT)
         json_array_append_new(json_object_get(o, "recipients"),
                               control_recipient_json(&rcpt.recipient, now));
-    client_send(cl, json_pack("{s:o}", "data", o));
-    client_finish(cl, true, NULL, "%s", "");
+    control_send(cl, json_pack("{s:o}", "data", o));
+    control_finish(cl, true, NULL, "%s", "");
 }
 
 static void answer_body(struct client *cl, const struct storage_read *r)
 {
     cl->list.offset += r->bytes.len;
-    client_send_bytes(cl, buf_slice(&r->bytes));
+    control_send_bytes(cl, buf_slice(&r->bytes));
     if (!r->bytes.len || cl->list.offset >= cl->list.size)
-        client_finish(cl, true, NULL, "%s", "");
+        control_finish(cl, true, NULL, "%s", "");
     else if (cl->writes)
         cl->on_drained = body_next;
     else
         body_next(cl);
 }
 
-void answer_read(struct client *cl, const struct storage_read *r)
+void control_answer_read(struct client *cl, const struct storage_read *r)
 {
     static const char *const errors[] = {
         "",
@@ -360,7 +360,7 @@ void answer_read(struct client *cl, const struct storage_read *r)
     };
     if (r->err) {
         unsigned e = (unsigned)r->err < sizeof errors / sizeof *errors ? (unsigned)r->err : 1;
-        client_finish(cl, false, "failed", "%s", errors[e]);
+        control_finish(cl, false, "failed", "%s", errors[e]);
         return;
     }
     switch (r->type) {
@@ -374,6 +374,6 @@ void answer_read(struct client *cl, const struct storage_read *r)
         answer_body(cl, r);
         break;
     default:
-        answer_text(cl, buf_slice(&r->bytes));
+        control_answer_text(cl, buf_slice(&r->bytes));
     }
 }

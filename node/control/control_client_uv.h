@@ -84,21 +84,21 @@ struct control {
 
 /* control_uv.c */
 /* Takes a reference to line. */
-void client_send(struct client *cl, json_t *line);
-void client_send_bytes(struct client *cl, struct slice bytes);
+void control_send(struct client *cl, json_t *line);
+void control_send_bytes(struct client *cl, struct slice bytes);
 /* Last line; the connection closes after it. */
-void client_finish(struct client *cl, bool ok, const char *kind, const char *fmt, ...)
+void control_finish(struct client *cl, bool ok, const char *kind, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
-void client_close(struct client *cl);
+void control_close(struct client *cl);
 /* A new token to wait for, with a time-out. */
-uint64_t client_wait(struct client *cl, uint64_t timeout_ms);
+uint64_t control_wait(struct client *cl, uint64_t timeout_ms);
 bool control_follow(struct client *cl);
 
 /* control_answer_uv.c */
-void answer_begin(struct client *cl); /* request is parsed */
-void answer_expired(struct client *cl);
-void answer_op(struct client *cl, bool ok, const char *text);
-void answer_text(struct client *cl, struct slice text);
-void answer_queue(struct client *cl, const struct storage_op *op);
-void answer_read(struct client *cl, const struct storage_read *r);
+void control_answer_begin(struct client *cl); /* request is parsed */
+void control_answer_expired(struct client *cl);
+void control_answer_op(struct client *cl, bool ok, const char *text);
+void control_answer_text(struct client *cl, struct slice text);
+void control_answer_queue(struct client *cl, const struct storage_op *op);
+void control_answer_read(struct client *cl, const struct storage_read *r);
 #endif

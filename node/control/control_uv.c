@@ -67,7 +67,7 @@ static void on_handle_closed(uv_handle_t *h)
         client_free(cl);
 }
 
-void client_close(struct client *cl)
+void control_close(struct client *cl)
 {
     if (cl->phase == CLIENT_CLOSING)
         return;
@@ -90,9 +90,9 @@ static void on_written(uv_write_t *req, int status)
     assert(cl->writes > 0);
     cl->writes--;
     if (status < 0) {
-        client_close(cl);
+        control_close(cl);
     } else if (cl->writes == 0 && cl->phase == CLIENT_FINISHING) {
-        client_close(cl);
+        control_close(cl);
     } else if (cl->writes == 0 && cl->on_drained && cl->phase != CLIENT_CLOSING) {
         void (*drained)(struct client *) = cl->on_drained;
         cl->on_drained = NULL;
@@ -106,7 +106,7 @@ static void client_write(struct client *cl, char *data, size_t n)
     if (cl->phase == CLIENT_CLOSING ||
         uv_stream_get_write_queue_size((uv_stream_t *)&cl->pipe) + n > CONTROL_WRITE_BYTES) {
         free(data);
-        client_close(cl);
+        control_close(cl);
         return;
     }
     struct write *w = xmalloc(sizeof *w);
@@ -117,11 +117,11 @@ static void client_write(struct client *cl, char *data, size_t n)
         cl->writes--;
         free(data);
         free(w);
-        client_close(cl);
+        control_close(cl);
     }
 }
 
-void client_send(struct client *cl, json_t *line)
+void control_send(struct client *cl, json_t *line)
 {
     char *text = json_dumps(line, JSON_COMPACT);
     assert(text);
@@ -131,9 +131,9 @@ void client_send(struct client *cl, json_t *line)
     client_write(cl, text, n + 1);
 }
 
-void client_send_bytes(struct client *cl, struct slice bytes)
+void control_send_bytes(struct client *cl, struct slice bytes)
 {
-    client_send(cl, json_pack("{s:I}", "bytes", (json_int_t)bytes.n));
+    control_send(cl, json_pack("{s:I}", "bytes", (json_int_t)bytes.n));
     char *copy = xmalloc(bytes.n + 1);
     if (bytes.n)
         memcpy(copy, bytes.p, bytes.n);
@@ -141,7 +141,7 @@ void client_send_bytes(struct client *cl, struct slice bytes)
     client_write(cl, copy, bytes.n + 1);
 }
 
-void client_finish(struct client *cl, bool ok, const char *kind, const char *fmt, ...)
+void control_finish(struct client *cl, bool ok, const char *kind, const char *fmt, ...)
 {
     char text[1024];
     va_list ap;
@@ -153,10 +153,10 @@ void client_finish(struct client *cl, bool ok, const char *kind, const char *fmt
     cl->token = 0;
     cl->phase = CLIENT_FINISHING;
     uv_timer_start(&cl->deadline, on_expired, CONTROL_DRAIN_MS, 0);
-    client_send(cl, control_done(ok, ok ? NULL : kind, text));
+    control_send(cl, control_done(ok, ok ? NULL : kind, text));
 }
 
-uint64_t client_wait(struct client *cl, uint64_t timeout_ms)
+uint64_t control_wait(struct client *cl, uint64_t timeout_ms)
 {
     cl->phase = CLIENT_WAITING;
     cl->token = cl->control->next_token++;
@@ -168,9 +168,9 @@ static void on_expired(uv_timer_t *t)
 {
     struct client *cl = t->data;
     if (cl->phase == CLIENT_WAITING)
-        answer_expired(cl);
+        control_answer_expired(cl);
     else
-        client_close(cl);
+        control_close(cl);
 }
 
 static void on_alloc(uv_handle_t *h, size_t wanted, uv_buf_t *out)
@@ -193,9 +193,9 @@ static void on_read(uv_stream_t *s, ssize_t n, const uv_buf_t *b)
         if (n == UV_EOF && cl->phase != CLIENT_READING && cl->phase != CLIENT_FOLLOWING)
             uv_read_stop(s); /* it waits for its answer with its own side closed: that's fine */
         else if (n == UV_ENOBUFS && cl->phase == CLIENT_READING)
-            client_finish(cl, false, "usage", "the request is too long");
+            control_finish(cl, false, "usage", "the request is too long");
         else
-            client_close(cl);
+            control_close(cl);
         return;
     }
     if (cl->phase != CLIENT_READING)
@@ -208,9 +208,9 @@ static void on_read(uv_stream_t *s, ssize_t n, const uv_buf_t *b)
     cl->parsed = control_parse(slice_of(cl->in.data, (size_t)(end - cl->in.data)), &cl->request,
                                err, sizeof err);
     if (cl->parsed)
-        answer_begin(cl);
+        control_answer_begin(cl);
     else
-        client_finish(cl, false, "usage", "%s", err);
+        control_finish(cl, false, "usage", "%s", err);
 }
 
 static void on_connection(uv_stream_t *listener, int status)
@@ -229,15 +229,15 @@ static void on_connection(uv_stream_t *listener, int status)
     c->clients = cl;
     c->n_clients++;
     if (uv_accept(listener, (uv_stream_t *)&cl->pipe) != 0) {
-        client_close(cl);
+        control_close(cl);
         return;
     }
     uv_timer_start(&cl->deadline, on_expired, CONTROL_REQUEST_MS, 0);
     if (c->n_clients > CONTROL_CLIENTS)
-        client_finish(cl, false, "failed", "too many clients on the control socket (%u)",
-                      (unsigned)CONTROL_CLIENTS);
+        control_finish(cl, false, "failed", "too many clients on the control socket (%u)",
+                       (unsigned)CONTROL_CLIENTS);
     else if (uv_read_start((uv_stream_t *)&cl->pipe, on_alloc, on_read) != 0)
-        client_close(cl);
+        control_close(cl);
 }
 
 /* Events writer's thread. */
@@ -264,7 +264,7 @@ bool control_follow(struct client *cl)
         return false;
     struct follow *f = xcalloc(1, sizeof *f);
     f->control = c;
-    f->client = client_wait(cl, CONTROL_REQUEST_MS);
+    f->client = control_wait(cl, CONTROL_REQUEST_MS);
     uv_timer_stop(&cl->deadline);
     char id[17];
     if (cl->request.id)
@@ -290,7 +290,7 @@ static void follow_line(struct client *cl, const struct note *x)
     }
     uint64_t lost = atomic_exchange(&f->lost, 0);
     if (lost)
-        client_send(cl, json_pack("{s:I}", "lost", (json_int_t)lost));
+        control_send(cl, json_pack("{s:I}", "lost", (json_int_t)lost));
     size_t n = x->n ? x->n - 1 : 0; /* without its newline */
     char *line = xmalloc(n + 16);
     memcpy(line, "{\"data\":", 8);
@@ -329,7 +329,7 @@ static void stop(struct control *c)
     c->stopping = true;
     uv_timer_start(&c->stop_timer, on_stop_timer, CONTROL_STOP_MS, 0);
     for (struct client *cl = c->clients; cl; cl = cl->next)
-        client_close(cl);
+        control_close(cl);
     maybe_close(c);
 }
 
@@ -343,9 +343,9 @@ static void on_mail(void *ctx, struct mail *m)
         uint64_t token = (uint64_t)(uintptr_t)(m->type == MAIL_QUEUE ? op->ctx : r->ctx);
         cl = client_of(c, token);
         if (cl && m->type == MAIL_QUEUE)
-            answer_queue(cl, op);
+            control_answer_queue(cl, op);
         else if (cl)
-            answer_read(cl, r);
+            control_answer_read(cl, r);
         if (m->type == MAIL_QUEUE)
             storage_op_free(op);
         else
@@ -359,9 +359,9 @@ static void on_mail(void *ctx, struct mail *m)
     if (m->type == MAIL_STOP)
         stop(c);
     else if (cl && m->type == MAIL_OP)
-        answer_op(cl, x->ok, x->text);
+        control_answer_op(cl, x->ok, x->text);
     else if (cl && m->type == MAIL_TEXT)
-        answer_text(cl, slice_of(x->text, x->n));
+        control_answer_text(cl, slice_of(x->text, x->n));
     else if (cl && m->type == MAIL_EVENT && cl->follow)
         follow_line(cl, x);
     free(x);

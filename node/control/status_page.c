@@ -77,7 +77,11 @@ static void put_state(struct buf *out, const struct node_status *s)
 {
     char up[32];
     char name[16];
-    const char *mode = status_single(s) ? "alone by configuration" : status_mode(s);
+    /* Elsewhere than in these two roles the mode is not this node's. */
+    bool has_mode = s->pair.role == ROLE_PRIMARY || s->pair.role == ROLE_STANDBY;
+    const char *mode = !has_mode          ? NULL
+                       : status_single(s) ? "alone by configuration"
+                                          : status_mode(s);
     snprintf(name, sizeof name, "%s", role_name(s->pair.role));
     if (name[0] >= 'a' && name[0] <= 'z')
         name[0] = (char)(name[0] - 32);
@@ -196,18 +200,18 @@ static void put_numbers(struct buf *out, const struct node_status *s)
 {
     char extra[96], d[32];
     snprintf(extra, sizeof extra, "%" PRIu64 " refused", s->smtp.refused_total);
-    number(out, "messages accepted", extra, "%" PRIu64, s->smtp.accepted_total);
+    number(out, "accepted", extra, "%" PRIu64, s->smtp.accepted_total);
     snprintf(extra, sizeof extra, "%" PRIu64 " deferred, %" PRIu64 " failed",
              s->delivery.deferred_total, s->delivery.failed_total);
-    number(out, "recipients delivered", extra, "%" PRIu64, s->delivery.delivered_total);
-    number(out, "delivered per second", "over the last 10 s", "%.1f", s->delivery.delivered_per_s);
+    number(out, "delivered", extra, "%" PRIu64, s->delivery.delivered_total);
+    number(out, "delivered a second", "last 10 s", "%.1f", s->delivery.delivered_per_s);
     snprintf(extra, sizeof extra, "oldest %s",
              s->queue.messages ? text_duration(d, (int64_t)(s->queue.oldest_s * 1000)) : "–");
-    number(out, "messages in the queue", extra, "%" PRIu64, s->queue.messages);
+    number(out, "in the queue", extra, "%" PRIu64, s->queue.messages);
     snprintf(extra, sizeof extra, "%" PRIu64 " to next hops", s->delivery.connections);
     number(out, "SMTP sessions", extra, "%" PRIu64, s->smtp.sessions);
     snprintf(extra, sizeof extra, "p99 %.1f ms", (double)s->storage.commit_p99_us / 1e3);
-    number(out, "commit time, median", extra, "%.1f ms", (double)s->storage.commit_p50_us / 1e3);
+    number(out, "median commit", extra, "%.1f ms", (double)s->storage.commit_p50_us / 1e3);
 }
 
 static void put_queue(struct buf *out, const struct node_status *s)
