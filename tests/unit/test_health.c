@@ -83,7 +83,8 @@ static struct node *node_start(char name, bool virgin, uint8_t key_byte, char *e
     static char *addresses[] = {(char *)"127.0.0.1", (char *)"127.0.0.2"};
     static struct node nodes[2]; /* live as long as the process */
     static unsigned used;
-    ck_assert_uint_lt(used, 2);
+    if (used == 2)
+        abort();
     struct node *n = &nodes[used++];
     n->config.cluster = (char *)"mail-1";
     n->config.node = name;
