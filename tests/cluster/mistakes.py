@@ -6,7 +6,7 @@ import socket
 import sqlite3
 import subprocess
 
-from case import expect, scenario, wait_until
+from case import Books, expect, scenario, wait_until
 from pair import BUILD, TOP, Pair
 
 
@@ -190,3 +190,21 @@ def shipped_programs(t):
     r = subprocess.run([os.path.join(TOP, "deploy/quickstart"), "--arbiter", "etcd"], capture_output=True,
                        text=True, timeout=10)
     expect(r.returncode == 2 and "etcd" in r.stderr, "quickstart --arbiter etcd says that it isn't there")
+
+
+@scenario
+def books_notice(t):
+    """The books themselves: what is lost, doubled or damaged is found."""
+    source, sink = os.path.join(t.dir, "source"), os.path.join(t.dir, "sink")
+    with open(source, "w") as f:
+        f.write("A whole 1.0 1 X1\nA gone 2.0 1 X2\nA half 3.0 2 X3\nU again 3.5\nA again 9.0 1 X5\n"
+                "A twice 9.5 1 X6\nA cut")
+    with open(sink, "w") as f:
+        f.write("D whole 1.1 r0 X1 1\nD half 3.1 r0 X3 0\nD again 3.6 r0 X4 1\nD again 9.1 r0 X5 1\n"
+                "D twice 9.6 r0 X6 1\nD twice 9.7 r0 X6 1\nC 1.0 4\n")
+    books = Books([source], sink)
+    expect(sorted(books.lost()) == ["gone", "half"], f"lost: {books.lost()}")
+    expect(books.doubled() == (1, 1), f"doubled: {books.doubled()}")
+    expect(books.damaged == ["half"], f"damaged: {books.damaged}")
+    expect(books.most_connections == 4 and len(books.accepted) == 5, "counts")
+    expect(abs(books.longest_pause(2.5) - 6.0) < 1e-6, f"pause: {books.longest_pause(2.5)}")
