@@ -1,0 +1,227 @@
+/* The books: what senders were told and receivers got, kept outside of everything that is tested.
+ * Checks that need no more than one event are made here (invariants 2, 3, 4, 8 and the rule on
+ * doubled mail); what needs the whole picture is in checks.c. */
+#include <assert.h>
+#include <stdlib.h>
+
+#include "sim/sim.h"
+
+#define ID(x) ((unsigned long long)(x))
+
+void body_hash(uint64_t key, uint8_t out[32])
+{
+    for (unsigned i = 0; i < 4; i++) {
+        uint64_t x = rng_mix(key * 4 + i + 1);
+        memcpy(out + 8 * i, &x, 8);
+    }
+}
+
+/* --- one entry per message id --- */
+
+static unsigned slot(const struct books *b, uint64_t id)
+{
+    unsigned i = (unsigned)(rng_mix(id) & (b->n_table - 1));
+    while (b->table[i] && b->copy[b->table[i] - 1].id != id)
+        i = (i + 1) & (b->n_table - 1);
+    return i;
+}
+
+struct copy *books_find(struct sim *s, uint64_t id)
+{
+    struct books *b = &s->books;
+    if (!b->n_table)
+        return NULL;
+    unsigned i = b->table[slot(b, id)];
+    return i ? &b->copy[i - 1] : NULL;
+}
+
+struct copy *books_new(struct sim *s, uint64_t id, unsigned message, unsigned node, unsigned rcpts)
+{
+    struct books *b = &s->books;
+    if (books_find(s, id))
+        sim_fail(s, "3", "node %s gives out id %llx a second time", process_name(node), ID(id));
+    if (2 * (b->n_copies + 1) > b->n_table) {
+        free(b->table);
+        b->n_table = b->n_table ? 2 * b->n_table : 256;
+        b->table = xcalloc(b->n_table, sizeof *b->table);
+        for (unsigned i = 0; i < b->n_copies; i++)
+            b->table[slot(b, b->copy[i].id)] = i + 1;
+    }
+    if (b->n_copies == b->cap_copies) {
+        b->cap_copies = b->cap_copies ? 2 * b->cap_copies : 128;
+        b->copy = xrealloc(b->copy, b->cap_copies * sizeof *b->copy);
+    }
+    struct copy *c = &b->copy[b->n_copies++];
+    *c = (struct copy){.id = id, .message = message, .node = node, .rcpts = rcpts};
+    b->table[slot(b, id)] = b->n_copies;
+    return c;
+}
+
+/* --- invariant 2: one node per epoch --- */
+
+static void owns(struct sim *s, unsigned node, uint32_t epoch, const char *what)
+{
+    struct books *b = &s->books;
+    for (unsigned i = b->n_owners; i-- > 0;)
+        if (b->owner[i].epoch == epoch) {
+            if (b->owner[i].node != node)
+                sim_fail(s, "2", "node %s %s in epoch %u of the other", process_name(node), what,
+                         epoch);
+            return;
+        }
+    const struct record *r = books_record_of(s, epoch);
+    if (!r || r->primary != node)
+        sim_fail(s, "2", "node %s %s in epoch %u, in which the record does not name it",
+                 process_name(node), what, epoch);
+    assert(b->n_owners < sizeof b->owner / sizeof b->owner[0]);
+    b->owner[b->n_owners].epoch = epoch;
+    b->owner[b->n_owners++].node = node;
+    s->count.epochs++;
+}
+
+void books_number(struct sim *s, struct node *n, uint32_t epoch)
+{
+    owns(s, n->self, epoch, "adds");
+}
+
+void books_serve(struct sim *s, struct node *n, uint32_t epoch)
+{
+    owns(s, n->self, epoch, "serves");
+    const struct record *r = books_record_of(s, epoch);
+    if (r && !store_id_eq(&r->store[n->self], &store_memory_meta(n->disk.store)->id))
+        sim_fail(s, "6", "node %s serves with a store that the record of epoch %u does not name",
+                 process_name(n->self), epoch);
+}
+
+/* --- invariant 8, and what may be sent twice --- */
+
+void books_start(struct sim *s, struct node *n, uint32_t epoch)
+{
+    struct books *b = &s->books;
+    owns(s, n->self, epoch, "delivers");
+    if (epoch < b->delivery_epoch)
+        sim_fail(s, "8", "node %s delivers in epoch %u after node %s began in epoch %u",
+                 process_name(n->self), epoch, process_name(b->delivery_node), b->delivery_epoch);
+    b->delivery_epoch = epoch;
+    b->delivery_node = n->self;
+}
+
+/* An outcome that counts as settled was on the old primary's disk, and received by the standby. If
+ * the standby then lost power, and the primary as well (or its store), that is two failures. */
+static bool two_failures(const struct sim *s, const struct rcpt_book *x, unsigned node)
+{
+    const struct node *other = &s->node[1 - x->node];
+    return other->crashed_at > x->settled_at &&
+           (node != x->node || s->node[node].emptied_at > x->settled_at);
+}
+
+void books_dot(struct sim *s, struct node *n, uint32_t epoch, uint64_t id, uint32_t rcpt,
+               bool accepted, bool rejected)
+{
+    books_start(s, n, epoch);
+    struct copy *c = books_find(s, id);
+    if (!c) {
+        sim_fail(s, "3", "node %s delivers an unknown id %llx", process_name(n->self), ID(id));
+        return;
+    }
+    struct rcpt_book *x = &c->rcpt[rcpt];
+    bool repeated = x->dots && (x->newest_accepted || x->newest_rejected);
+    if (x->dots && x->state == DOT_PENDING && x->epoch == epoch)
+        sim_fail(s, "8", "%llx/%u is sent while its last outcome is open", ID(id), rcpt);
+    else if (repeated && x->state == DOT_PENDING)
+        s->count.doubled_in_doubt += x->newest_accepted;
+    else if (repeated && !x->reply_seen)
+        s->count.doubled_reply_lost += x->newest_accepted;
+    else if (repeated && two_failures(s, x, n->self))
+        s->count.doubled_two_crashes++;
+    else if (repeated)
+        sim_fail(s, "doubled", "node %s sends %llx/%u again in epoch %u: settled by %s in epoch %u",
+                 process_name(n->self), ID(id), rcpt, epoch, process_name(x->node), x->epoch);
+    TRACE(s, process_name(n->self), "final dot of %llx/%u in epoch %u%s", ID(id), rcpt, epoch,
+          repeated ? ", again" : "");
+    x->dots++;
+    x->accepted += accepted;
+    x->rejected += rejected;
+    x->newest_accepted = accepted;
+    x->newest_rejected = rejected;
+    x->reply_seen = false;
+    x->state = DOT_PENDING;
+    x->epoch = epoch;
+    x->node = n->self;
+}
+
+void books_settled(struct sim *s, struct node *n, uint64_t id, uint32_t rcpt)
+{
+    struct rcpt_book *x = &books_find(s, id)->rcpt[rcpt];
+    assert(x->state == DOT_PENDING && x->node == n->self);
+    x->state = DOT_SETTLED;
+    x->settled_at = s->now;
+}
+
+/* --- invariants 3 and 4, at every row that becomes durable --- */
+
+static void watch_message(struct sim *s, const char *who, const struct row_message *m)
+{
+    const struct copy *c = books_find(s, m->id);
+    uint8_t hash[32];
+    if (!c) {
+        sim_fail(s, "3", "the store of %s has an id %llx that nobody gave out", who, ID(m->id));
+        return;
+    }
+    body_hash(c->bounce ? c->parent * 8 + c->message + (1ull << 60) : c->message, hash);
+    if (memcmp(hash, m->sha256, 32) != 0 || m->recipients != c->rcpts)
+        sim_fail(s, "3", "id %llx has other content on the store of %s", ID(m->id), who);
+}
+
+static void watch_recipient(struct sim *s, const char *who, const struct row_recipient *was,
+                            const struct row_recipient *x)
+{
+    const struct copy *c = books_find(s, x->id);
+    if (was && rcpt_terminal(was->state) && !rcpt_terminal(x->state))
+        sim_fail(s, "4", "%llx/%u becomes %s on the store of %s after it was %s", ID(x->id),
+                 x->index, rcpt_state_name(x->state), who, rcpt_state_name(was->state));
+    if (!c || x->index >= c->rcpts)
+        return;
+    if (x->state == RCPT_DELIVERED && !c->rcpt[x->index].accepted)
+        sim_fail(s, "1", "%llx/%u counts as delivered on %s, and no receiver has it", ID(x->id),
+                 x->index, who);
+    if (x->state == RCPT_FAILED && !c->rcpt[x->index].rejected)
+        sim_fail(s, "1", "%llx/%u counts as failed on %s, and no receiver refused it", ID(x->id),
+                 x->index, who);
+    if (c->acked && !c->excused &&
+        (x->state == RCPT_QUARANTINED || x->state == RCPT_SUPERSEDED || x->state == RCPT_EXPIRED))
+        sim_fail(s, "1", "acknowledged %llx/%u becomes %s on the store of %s", ID(x->id), x->index,
+                 rcpt_state_name(x->state), who);
+    s->count.quarantined += x->state == RCPT_QUARANTINED;
+    s->count.superseded += x->state == RCPT_SUPERSEDED;
+}
+
+struct watcher {
+    struct sim *s;
+    unsigned node;
+};
+
+static void watch(void *ctx, const struct row *before, const struct row *after)
+{
+    struct task *box = ctx;
+    struct sim *s = box->p;
+    const char *who = process_name((unsigned)box->a);
+    if (!after)
+        return;
+    if (after->type == ROW_MESSAGE)
+        watch_message(s, who, &after->message);
+    else if (after->type == ROW_RECIPIENT)
+        watch_recipient(s, who, before ? &before->recipient : NULL, &after->recipient);
+}
+
+void books_watch(struct sim *s, struct node *n)
+{
+    store_memory_watch(n->disk.store, watch, &s->box[n->self]);
+}
+
+void books_free(struct sim *s)
+{
+    free(s->books.copy);
+    free(s->books.table);
+    free(s->books.accepts);
+}

@@ -1,0 +1,312 @@
+/* The whole picture: what the voters have accepted (so what *the* record is, and which changes are
+ * pending), where every acknowledged message is, and how a run has to end. Invariants 1, 5, 6, 7, 9
+ * of protocol 11. */
+#include <stdlib.h>
+
+#include "sim/sim.h"
+
+#define ID(x) ((unsigned long long)(x))
+
+/* --- the record --- */
+
+static struct accept_log *log_of(struct books *b, const struct voter_state *v)
+{
+    for (unsigned i = b->n_accepts; i-- > 0;)
+        if (ballot_cmp(b->accepts[i].ballot, v->accepted) == 0)
+            return &b->accepts[i];
+    if (b->n_accepts == b->cap_accepts) {
+        b->cap_accepts = b->cap_accepts ? 2 * b->cap_accepts : 64;
+        b->accepts = xrealloc(b->accepts, b->cap_accepts * sizeof *b->accepts);
+    }
+    struct accept_log *a = &b->accepts[b->n_accepts++];
+    *a = (struct accept_log){.ballot = v->accepted, .record = v->record};
+    return a;
+}
+
+static const char *record_text(char out[120], const struct record *r)
+{
+    snprintf(out, 120, "version %llu epoch %u primary %c in_sync %s%s", ID(r->version), r->epoch,
+             r->primary ? 'b' : 'a', r->in_sync[0] ? "a" : "", r->in_sync[1] ? "b" : "");
+    return out;
+}
+
+/* A change that counts follows the one before it. */
+static void check_successor(struct sim *s, const struct record *was, const struct record *r)
+{
+    char x[120], y[120];
+    if (was->tag == r->tag)
+        return;
+    record_text(x, was);
+    record_text(y, r);
+    if (r->version != was->version + 1 || r->epoch < was->epoch)
+        sim_fail(s, "2", "the record goes from %s to %s", x, y);
+    else if (r->epoch == was->epoch && r->primary != was->primary)
+        sim_fail(s, "2", "two primaries for one epoch: from %s to %s", x, y);
+    else if (r->epoch != was->epoch && !r->forced &&
+             !(was->in_sync[r->primary] &&
+               store_id_eq(&was->store[r->primary], &r->store[r->primary])))
+        sim_fail(s, "6", "a store outside in_sync is promoted: from %s to %s", x, y);
+}
+
+static void choose(struct sim *s, unsigned i)
+{
+    struct books *b = &s->books;
+    struct accept_log *a = &b->accepts[i];
+    char text[120];
+    a->chosen = true;
+    if (b->chosen < 0) {
+        b->chosen = (int)i;
+    } else {
+        const struct accept_log *was = &b->accepts[b->chosen];
+        if (ballot_cmp(a->ballot, was->ballot) > 0) {
+            check_successor(s, &was->record, &a->record);
+            if (was->record.tag != a->record.tag)
+                TRACE(s, "record", "is %s", record_text(text, &a->record));
+            b->chosen = (int)i;
+        } else if (a->record.version > was->record.version) {
+            sim_fail(s, "2", "the register decided twice: %s", record_text(text, &a->record));
+        }
+    }
+    b->check_all = true;
+}
+
+void books_voter(struct sim *s, unsigned voter, const struct voter_state *before,
+                 const struct voter_state *after)
+{
+    struct books *b = &s->books;
+    bool first = !before->voting && after->voting && after->record.version == 1;
+    bool accepts = before->voting && before->voter_id == after->voter_id &&
+                   ballot_cmp(after->accepted, before->accepted) != 0;
+    if (before->voting && before->voter_id == after->voter_id &&
+        (ballot_cmp(after->promised, before->promised) < 0 ||
+         ballot_cmp(after->accepted, before->accepted) < 0))
+        sim_fail(s, "2", "voter %s goes back on its word", process_name(voter));
+    if (!first && !accepts)
+        return;
+    struct accept_log *a = log_of(b, after);
+    if (a->record.tag != after->record.tag)
+        sim_fail(s, "2", "one ballot, two records");
+    a->voters |= 1u << voter;
+    b->check_all = true;
+    bool two = (a->voters & (a->voters - 1)) != 0;
+    if (two && !a->chosen)
+        choose(s, (unsigned)(a - b->accepts));
+}
+
+const struct record *books_record(const struct sim *s)
+{
+    return s->books.chosen < 0 ? NULL : &s->books.accepts[s->books.chosen].record;
+}
+
+const struct record *books_record_of(const struct sim *s, uint32_t epoch)
+{
+    const struct books *b = &s->books;
+    for (unsigned i = b->n_accepts; i-- > 0;)
+        if (b->accepts[i].chosen && b->accepts[i].record.epoch == epoch)
+            return &b->accepts[i].record;
+    return NULL;
+}
+
+/* The record, or a change above it that may still come to count. */
+static bool may_count(const struct books *b, const struct accept_log *a)
+{
+    return a == &b->accepts[b->chosen] ||
+           (!a->chosen && ballot_cmp(a->ballot, b->accepts[b->chosen].ballot) > 0);
+}
+
+/* Must that node's store, as it is now, hold every acknowledged message? */
+static bool is_required(const struct sim *s, unsigned node)
+{
+    const struct books *b = &s->books;
+    const struct store_id *id = &store_memory_meta(s->node[node].disk.store)->id;
+    for (unsigned i = 0; b->chosen >= 0 && i < b->n_accepts; i++)
+        if (may_count(b, &b->accepts[i]) && record_names(&b->accepts[i].record, node, id))
+            return true;
+    return false;
+}
+
+bool books_spare(struct sim *s, unsigned node)
+{
+    const struct books *b = &s->books;
+    const struct store_meta *m = store_memory_meta(s->node[1 - node].disk.store);
+    if (b->chosen < 0 || m->copying || m->unfit)
+        return false;
+    for (unsigned i = 0; i < b->n_accepts; i++)
+        if (may_count(b, &b->accepts[i]) && !record_names(&b->accepts[i].record, 1 - node, &m->id))
+            return false;
+    return true;
+}
+
+/* --- invariant 1 --- */
+
+static bool holds(const struct store *st, const struct copy *c)
+{
+    const struct row_message *m = store_memory_message(st, c->id);
+    if (!m)
+        return false;
+    for (uint32_t i = 0; i < c->rcpts; i++)
+        if (!store_memory_recipient(st, c->id, i))
+            return false;
+    if (m->state == MESSAGE_DONE)
+        return true;
+    if (!c->chunked)
+        return m->body.n > 0;
+    return store_memory_has_chunk(st, c->id, 0) && store_memory_has_chunk(st, c->id, 1);
+}
+
+static void check_copy(struct sim *s, const struct copy *c, const bool required[NODES],
+                       const char *when)
+{
+    for (unsigned node = 0; node < NODES; node++)
+        if (required[node] && !holds(s->node[node].disk.store, c)) {
+            const struct record *r = books_record(s);
+            char text[120] = "none";
+            if (r)
+                record_text(text, r);
+            sim_fail(s, "1", "acknowledged %llx is not on the store of %s %s (record: %s)",
+                     ID(c->id), process_name(node), when, text);
+        }
+}
+
+void books_ack(struct sim *s, struct node *n, uint64_t id)
+{
+    struct copy *c = books_find(s, id);
+    bool required[NODES] = {is_required(s, 0), is_required(s, 1)};
+    TRACE(s, process_name(n->self), "250 for message %u as %llx", c->message, ID(id));
+    /* The own store need not be among them: a standby goes on acknowledging until it closes the
+     * feed, and what it acknowledged it holds. */
+    c->acked = true;
+    s->message[c->message].acked = true;
+    s->count.acked++;
+    check_copy(s, c, required, "when its 250 is sent");
+}
+
+void books_check(struct sim *s)
+{
+    struct books *b = &s->books;
+    if (!b->check_all)
+        return;
+    b->check_all = false;
+    bool required[NODES] = {is_required(s, 0), is_required(s, 1)};
+    for (unsigned i = 0; i < b->n_copies && !s->failed; i++)
+        if (b->copy[i].acked && !b->copy[i].excused)
+            check_copy(s, &b->copy[i], required, "any more");
+}
+
+/* --- invariant 5 --- */
+
+static bool reaches(const struct store_meta *m, uint32_t epoch, uint64_t lsn)
+{
+    if (m->end.epoch > epoch)
+        return true; /* it has gone on to another epoch */
+    return m->end.lsn >= lsn;
+}
+
+void books_watermark(struct sim *s, struct node *n, uint32_t epoch, uint64_t committed)
+{
+    struct books *b = &s->books;
+    if (b->mark[n->self].epoch == epoch && committed < b->mark[n->self].committed)
+        sim_fail(s, "5", "committed falls from %llu to %llu in epoch %u",
+                 ID(b->mark[n->self].committed), ID(committed), epoch);
+    b->mark[n->self].epoch = epoch;
+    b->mark[n->self].committed = committed;
+    const struct record *r = books_record(s);
+    for (unsigned node = 0; node < NODES; node++) {
+        const struct store_meta *m = store_memory_meta(s->node[node].disk.store);
+        if (r && r->epoch == epoch && is_required(s, node) && !reaches(m, epoch, committed))
+            sim_fail(s, "5", "committed is %llu in epoch %u, the store of %s ends at %u:%llu",
+                     ID(committed), epoch, process_name(node), m->end.epoch, ID(m->end.lsn));
+    }
+}
+
+/* --- how it ends: invariants 7 and 9 --- */
+
+static bool serving(const struct sim *s, unsigned *who)
+{
+    unsigned n = 0;
+    for (unsigned i = 0; i < NODES; i++)
+        if (s->node[i].up && s->node[i].gate && s->node[i].relay.epoch) {
+            *who = i;
+            n++;
+        }
+    return n == 1;
+}
+
+static bool count_open(void *ctx, const struct row *r, enum unmerged_class unmerged)
+{
+    (void)unmerged;
+    *(unsigned *)ctx += !rcpt_terminal(r->recipient.state);
+    return true;
+}
+
+bool books_settled_down(struct sim *s, char *why, size_t n)
+{
+    unsigned who = 0, open = 0;
+    if (!serving(s, &who)) {
+        snprintf(why, n, "9: nobody serves, or both do");
+        return false;
+    }
+    if (!clients_done(s)) {
+        snprintf(why, n, "9: senders still wait");
+        return false;
+    }
+    store_memory_each_live(s->node[who].disk.store, count_open, &open);
+    if (open) {
+        snprintf(why, n, "7: %u recipients are still queued on %s", open, process_name(who));
+        return false;
+    }
+    char what[240];
+    if (!store_memory_equal(s->node[0].disk.store, s->node[1].disk.store, what, sizeof what)) {
+        snprintf(why, n, "7: the stores differ: %s", what);
+        return false;
+    }
+    return s->node[who].relay.head == NULL;
+}
+
+static bool has_bounce(struct sim *s, const struct store *st, const struct copy *parent,
+                       uint32_t index)
+{
+    for (unsigned i = 0; i < s->books.n_copies; i++) {
+        const struct copy *c = &s->books.copy[i];
+        if (!c->bounce || c->parent != parent->id || c->message != index)
+            continue;
+        const struct row_recipient *x = store_memory_recipient(st, c->id, 0);
+        if (x && (x->state == RCPT_DELIVERED || x->state == RCPT_FAILED))
+            return true;
+    }
+    return false;
+}
+
+static void check_end(struct sim *s, const struct store *st, struct copy *c)
+{
+    for (uint32_t i = 0; i < c->rcpts; i++) {
+        const struct row_recipient *x = store_memory_recipient(st, c->id, i);
+        const struct rcpt_book *k = &c->rcpt[i];
+        if (!x)
+            sim_fail(s, "7", "acknowledged %llx/%u is lost", ID(c->id), i);
+        else if (x->state == RCPT_DELIVERED ? !k->accepted : x->state != RCPT_FAILED)
+            sim_fail(s, "7", "acknowledged %llx/%u ends as %s, and no receiver has it", ID(c->id),
+                     i, rcpt_state_name(x->state));
+        else if (x->state == RCPT_FAILED && !c->bounce && !has_bounce(s, st, c, i))
+            sim_fail(s, "7", "%llx/%u failed, and its sender was not told", ID(c->id), i);
+    }
+}
+
+void books_end(struct sim *s)
+{
+    struct books *b = &s->books;
+    const struct store *st = s->node[0].disk.store;
+    for (unsigned i = 0; i < b->n_copies && !s->failed; i++) {
+        struct copy *c = &b->copy[i];
+        if (c->excused)
+            continue;
+        if (c->acked)
+            check_end(s, st, c);
+        for (unsigned k = 0; k < c->rcpts; k++)
+            s->count.delivered += c->rcpt[k].accepted;
+        s->count.bounced += c->bounce;
+    }
+    for (unsigned i = 0; i < s->plan.messages && !s->failed; i++)
+        if (!s->message[i].acked && !s->message[i].abandoned)
+            sim_fail(s, "9", "message %u was never taken", i);
+}

@@ -1,0 +1,201 @@
+/* Model of delivery (node/delivery/delivery_uv.h): a few connections, each with one transaction at
+ * a time; only committed recipients; the lease is asked right before a transaction starts and right
+ * before its final dot; the next one begins when the outcome of the last is settled (protocol 4.4,
+ * 4.5, 6). */
+#include <assert.h>
+#include <stdlib.h>
+
+#include "sim/sim.h"
+
+enum { LEASE_PATIENCE_MS = 3000 };
+
+static bool may_deliver(const struct sim *s, const struct node *n)
+{
+    const struct relay *r = &n->relay;
+    return r->epoch && r->delivering && node_now(s, n) < n->lease_until;
+}
+
+struct pick {
+    const struct node *n;
+    int64_t wall_ms;
+    uint64_t committed, id;
+    uint32_t rcpt;
+};
+
+static bool in_hands(const struct relay *r, uint64_t id, uint32_t rcpt)
+{
+    for (unsigned i = 0; i < CONNECTIONS_MAX; i++)
+        if (r->conn[i].id == id && r->conn[i].rcpt == rcpt)
+            return true;
+    return false;
+}
+
+static bool pick_one(void *ctx, const struct row *row, enum unmerged_class unmerged)
+{
+    struct pick *p = ctx;
+    const struct row_recipient *x = &row->recipient;
+    if (x->state != RCPT_QUEUED || x->held || unmerged != UNMERGED_NONE ||
+        x->next_ms > p->wall_ms || x->pos.lsn > p->committed ||
+        in_hands(&p->n->relay, x->id, x->index))
+        return true;
+    const struct row_message *m = store_memory_message(p->n->disk.store, x->id);
+    if (!m || m->pos.lsn > p->committed)
+        return true;
+    p->id = x->id;
+    p->rcpt = x->index;
+    return false;
+}
+
+static void dot(struct sim *s, struct task *t);
+
+static struct delivery_conn *conn_of(struct sim *s, struct task *t)
+{
+    struct relay *r = &s->node[t->process].relay;
+    for (unsigned i = 0; i < CONNECTIONS_MAX; i++)
+        if (r->conn[i].id && r->conn[i].serial == t->a)
+            return &r->conn[i];
+    return NULL;
+}
+
+static void start(struct sim *s, struct node *n, struct delivery_conn *c, const struct pick *p)
+{
+    *c = (struct delivery_conn){.id = p->id, .rcpt = p->rcpt, .serial = ++s->serial};
+    c->deadline = s->now + LEASE_PATIENCE_MS * MS;
+    books_start(s, n, n->relay.epoch);
+    struct task *t = sim_at(s, s->now + rng_skewed(&s->rng, MS, 60 * MS), n->self, dot);
+    t->a = c->serial;
+}
+
+void deliver_tick(struct sim *s, struct node *n)
+{
+    struct relay *r = &n->relay;
+    for (unsigned i = 0; i < s->plan.connections; i++) {
+        if (r->conn[i].id || r->quiescing || r->mark_epoch != r->epoch || !may_deliver(s, n))
+            continue;
+        struct pick p = {.n = n, .wall_ms = node_wall(s, n), .committed = r->committed};
+        store_memory_each_live(n->disk.store, pick_one, &p);
+        if (!p.id)
+            return;
+        start(s, n, &r->conn[i], &p);
+    }
+}
+
+static void end(struct sim *s, struct node *n, struct delivery_conn *c)
+{
+    *c = (struct delivery_conn){.id = 0};
+    deliver_idle_check(s, n);
+}
+
+/* --- what the receiver says --- */
+
+enum answer { ANSWER_250, ANSWER_4XX, ANSWER_5XX, ANSWER_NONE };
+
+static void submit_outcome(struct sim *s, struct node *n, struct delivery_conn *c, enum answer a)
+{
+    const struct row_recipient *here = store_memory_recipient(n->disk.store, c->id, c->rcpt);
+    if (!here) { /* wiped under us: the epoch is over, the news is on its way */
+        end(s, n, c);
+        return;
+    }
+    struct op *op = xcalloc(1, sizeof *op);
+    buf_init(&op->memory, 4096);
+    buf_reserve(&op->memory, 1024);
+    struct row_recipient x = *here;
+    buf_append_slice(&op->memory, here->address);
+    x.address = slice_of(op->memory.data, here->address.n);
+    buf_append_slice(&op->memory, here->domain);
+    x.domain = slice_of(op->memory.data + here->address.n, here->domain.n);
+    x.reply = x.enhanced = x.remote = x.orcpt = (struct slice){NULL, 0};
+    x.attempts++;
+    x.last_ms = node_wall(s, n);
+    bool bounce = store_memory_message(n->disk.store, c->id)->flags & MSG_BOUNCE;
+    op->kind = OP_OUTCOME;
+    op->epoch = n->relay.epoch;
+    op->copy_id = c->id;
+    op->rcpt = c->rcpt;
+    x.state = a == ANSWER_250 ? RCPT_DELIVERED : a == ANSWER_5XX ? RCPT_FAILED : RCPT_QUEUED;
+    if (x.state == RCPT_QUEUED)
+        x.next_ms = x.last_ms + (int64_t)rng_range(&s->rng, 300, 2500);
+    op->row[op->n_rows++] = (struct row){.type = ROW_RECIPIENT, .recipient = x};
+    if (x.state == RCPT_FAILED && !bounce)
+        relay_add_bounce(s, n, op, c->id, c->rcpt);
+    TRACE(s, process_name(n->self), "outcome of %llx/%u: %s", (unsigned long long)c->id, c->rcpt,
+          a == ANSWER_250   ? "delivered"
+          : a == ANSWER_5XX ? "failed"
+          : a == ANSWER_4XX ? "deferred"
+                            : "unknown, will try again");
+    storage_submit(s, n, op);
+}
+
+static void answered(struct sim *s, struct task *t)
+{
+    struct delivery_conn *c = conn_of(s, t);
+    if (!c)
+        return;
+    struct node *n = &s->node[t->process];
+    if (t->b != ANSWER_NONE)
+        books_find(s, c->id)->rcpt[c->rcpt].reply_seen = true;
+    submit_outcome(s, n, c, (enum answer)t->b);
+}
+
+static void dot(struct sim *s, struct task *t)
+{
+    struct delivery_conn *c = conn_of(s, t);
+    struct node *n = &s->node[t->process];
+    if (!c)
+        return;
+    if (!may_deliver(s, n)) {
+        if (s->now >= c->deadline) {
+            end(s, n, c); /* RSET; it is found again later */
+            return;
+        }
+        struct task *again = sim_at(s, s->now + 20 * MS, n->self, dot);
+        again->a = c->serial;
+        return;
+    }
+    double u = rng_unit(&s->rng), reject = s->quiet ? 0 : s->plan.reject;
+    enum answer a = u < reject ? ANSWER_5XX : u < reject + s->plan.defer ? ANSWER_4XX : ANSWER_250;
+    bool lost = !s->quiet && rng_chance(&s->rng, s->plan.reply_lost);
+    bool arrives = !lost || rng_chance(&s->rng, 0.5);
+    c->dotted = true;
+    books_dot(s, n, n->relay.epoch, c->id, c->rcpt, arrives && a == ANSWER_250,
+              arrives && a == ANSWER_5XX);
+    struct task *x = sim_at(
+        s,
+        s->now + (lost ? rng_range(&s->rng, 100 * MS, 2 * SEC) : rng_skewed(&s->rng, MS, 400 * MS)),
+        n->self, answered);
+    x->a = c->serial;
+    x->b = lost ? ANSWER_NONE : a;
+}
+
+void deliver_settled(struct sim *s, struct node *n, struct op *op)
+{
+    struct relay *r = &n->relay;
+    books_settled(s, n, op->copy_id, op->rcpt);
+    for (unsigned i = 0; i < CONNECTIONS_MAX; i++)
+        if (r->conn[i].id == op->copy_id && r->conn[i].rcpt == op->rcpt)
+            end(s, n, &r->conn[i]);
+}
+
+void deliver_abort(struct sim *s, struct node *n)
+{
+    (void)s;
+    memset(n->relay.conn, 0, sizeof n->relay.conn);
+}
+
+static void idle_arrives(struct sim *s, struct task *t)
+{
+    health_post(s, &s->node[t->process], &(struct pair_event){.type = PE_DELIVERY_IDLE});
+}
+
+void deliver_idle_check(struct sim *s, struct node *n)
+{
+    struct relay *r = &n->relay;
+    if (!r->quiescing || r->idle_told)
+        return;
+    for (unsigned i = 0; i < CONNECTIONS_MAX; i++)
+        if (r->conn[i].id)
+            return;
+    r->idle_told = true;
+    node_mail(s, n, RELAY_TO_HEALTH, idle_arrives);
+}

@@ -1,0 +1,414 @@
+/* Model of the health thread (health/health_uv.h) and of the witness: runs the real pair core,
+ * register and rule for heartbeats, with a disk of its own for the voter's row. */
+#include <assert.h>
+#include <stdlib.h>
+
+#include "sim/sim.h"
+
+enum { TICK_MS = 20, DATAGRAM_HEARTBEAT = 1, DATAGRAM_REGISTER = 2 };
+
+static void tick(struct sim *s, struct task *t);
+
+/* --- datagrams --- */
+
+static void send_register(struct sim *s, unsigned self, unsigned to, const struct register_msg *m)
+{
+    struct buf b;
+    buf_init(&b, 4096);
+    bool ok = wire_put_u8(&b, DATAGRAM_REGISTER) && register_msg_encode(&b, m);
+    assert(ok);
+    (void)ok;
+    net_datagram(s, self, to, buf_slice(&b));
+    buf_free(&b);
+}
+
+static void send_heartbeat(struct sim *s, struct node *n)
+{
+    struct heartbeat h;
+    struct buf b;
+    pair_set_lsn(n->pair, n->lsn_own, n->relay.committed);
+    pair_heartbeat(n->pair, node_now(s, n), node_wall(s, n), &h);
+    heartbeat_guard_send(&n->guard, &h);
+    buf_init(&b, 4096);
+    bool ok = wire_put_u8(&b, DATAGRAM_HEARTBEAT) && heartbeat_encode(&b, &h);
+    assert(ok);
+    (void)ok;
+    net_datagram(s, n->self, 1 - n->self, buf_slice(&b));
+    buf_free(&b);
+}
+
+static void on_heartbeat(struct sim *s, struct node *n, const struct heartbeat *h)
+{
+    struct pair_event ev = {
+        .type = PE_HEARTBEAT, .heartbeat = *h, .wall_ms = node_wall(s, n), .flag = true};
+    switch (heartbeat_guard_receive(&n->guard, h)) {
+    case HEARTBEAT_ALIVE:
+        health_post(s, n, &ev);
+        break;
+    case HEARTBEAT_CONTACT:
+        ev.flag = false;
+        health_post(s, n, &ev);
+        send_heartbeat(s, n);
+        break;
+    case HEARTBEAT_OLD:
+        break;
+    }
+}
+
+void health_datagram(struct sim *s, unsigned process, unsigned from, struct slice bytes)
+{
+    struct wire_reader r = wire_read(bytes);
+    uint8_t kind = wire_get_u8(&r);
+    if (kind == DATAGRAM_HEARTBEAT) {
+        struct heartbeat h;
+        bool ok = heartbeat_decode(&r, &h) && wire_done(&r);
+        assert(ok);
+        if (ok)
+            on_heartbeat(s, &s->node[process], &h);
+        return;
+    }
+    struct register_msg m;
+    bool ok = register_msg_decode(&r, &m) && wire_done(&r);
+    assert(ok);
+    if (!ok)
+        return;
+    if (process == WITNESS)
+        register_receive(s->witness.reg, from, &m, s->now);
+    else
+        register_receive(s->node[process].reg, from, &m, node_now(s, &s->node[process]));
+}
+
+/* --- the register's effects --- */
+
+static void drop_p(struct task *t)
+{
+    free(t->p);
+}
+
+static void row_written(struct sim *s, struct task *t)
+{
+    struct voter_state *row = t->p;
+    struct node *n = &s->node[t->process];
+    bool done = true, dies = node_dies_here(s, n, &done);
+    if (done) {
+        struct voter_state before = n->disk.voter;
+        n->disk.voter = *row;
+        n->disk.has_voter = true;
+        books_voter(s, n->self, &before, row);
+    }
+    free(row);
+    if (!dies) {
+        register_persisted(n->reg, true, node_now(s, n));
+        return;
+    }
+    node_crash(s, n->self, n->crash_silent, "at a write of the voter's row");
+    faults_restart_later(s, n->self);
+}
+
+static void witness_row_written(struct sim *s, struct task *t)
+{
+    struct voter_state *row = t->p;
+    struct voter_state before = s->witness.voter;
+    s->witness.voter = *row;
+    s->witness.has_voter = true;
+    books_voter(s, WITNESS, &before, row);
+    free(row);
+    register_persisted(s->witness.reg, true, s->now);
+}
+
+static void post_later(struct sim *s, struct task *t)
+{
+    health_post(s, &s->node[t->process], t->p);
+    free(t->p);
+}
+
+static void post_soon(struct sim *s, struct node *n, const struct pair_event *ev)
+{
+    struct pair_event *copy = xmalloc(sizeof *copy);
+    *copy = *ev;
+    struct task *t = sim_at(s, s->now, n->self, post_later);
+    t->p = copy;
+    t->drop = drop_p;
+}
+
+static void persist(struct sim *s, unsigned self, const struct voter_state *state, task_fn fn)
+{
+    /* Through the encoding, as on the disk. */
+    struct buf b;
+    buf_init(&b, 4096);
+    struct voter_state *copy = xmalloc(sizeof *copy);
+    bool ok = voter_state_encode(&b, state) && voter_state_decode(buf_slice(&b), copy);
+    assert(ok);
+    (void)ok;
+    buf_free(&b);
+    uint64_t delay = rng_skewed(&s->rng, s->plan.commit_min, s->plan.commit_max);
+    if (self < NODES && s->now < s->node[self].slow_until)
+        delay = rng_range(&s->rng, MS, s->node[self].slow_max);
+    struct task *t = sim_at(s, s->now + delay, self, fn);
+    t->p = copy;
+    t->drop = drop_p;
+}
+
+static void on_register(void *ctx, const struct register_fx *fx)
+{
+    struct task *box = ctx; /* who it is: process in a, sim in p */
+    struct sim *s = box->p;
+    struct node *n = &s->node[box->a];
+    struct pair_event ev = {0};
+    switch (fx->type) {
+    case REG_FX_SEND:
+        send_register(s, n->self, fx->to, &fx->msg);
+        return;
+    case REG_FX_PERSIST:
+        persist(s, n->self, &fx->state, row_written);
+        return;
+    case REG_FX_RESULT:
+        TRACE(s, process_name(n->self),
+              "register: %s, version %llu epoch %u primary %c in_sync %s%s",
+              fx->outcome == REG_DONE       ? "done"
+              : fx->outcome == REG_MISMATCH ? "refused"
+              : fx->outcome == REG_NOT_DONE ? "not done"
+                                            : "unknown",
+              (unsigned long long)fx->record.version, fx->record.epoch,
+              fx->record.primary ? 'b' : 'a', fx->record.in_sync[0] ? "a" : "",
+              fx->record.in_sync[1] ? "b" : "");
+        ev = (struct pair_event){
+            .type = PE_REGISTER, .outcome = (int)fx->outcome, .record = fx->record};
+        break;
+    case REG_FX_HINT:
+        ev = (struct pair_event){.type = PE_HINT, .record = fx->record};
+        break;
+    case REG_FX_BOOTSTRAPPED:
+        ev = (struct pair_event){.type = PE_BOOTSTRAPPED, .record = fx->record};
+        break;
+    }
+    post_soon(s, n, &ev);
+}
+
+static void on_witness_register(void *ctx, const struct register_fx *fx)
+{
+    struct sim *s = ctx;
+    if (fx->type == REG_FX_SEND)
+        send_register(s, WITNESS, fx->to, &fx->msg);
+    else if (fx->type == REG_FX_PERSIST)
+        persist(s, WITNESS, &fx->state, witness_row_written);
+}
+
+/* --- the pair core's effects --- */
+
+static void relay_gets(struct sim *s, struct task *t)
+{
+    relay_effect(s, &s->node[t->process], t->p);
+    free(t->p);
+}
+
+static void replication_gets(struct sim *s, struct task *t)
+{
+    replication_step(s, &s->node[t->process], &(struct replica_event){.type = RE_PAIR, .fx = t->p});
+    free(t->p);
+}
+
+static void post_effect(struct sim *s, struct node *n, const struct pair_effect *fx,
+                        enum channel channel, task_fn fn)
+{
+    struct pair_effect *copy = xmalloc(sizeof *copy);
+    *copy = *fx;
+    struct task *t = node_mail(s, n, channel, fn);
+    t->p = copy;
+    t->drop = drop_p;
+}
+
+static void view_arrives(struct sim *s, struct task *t)
+{
+    struct node *n = &s->node[t->process];
+    n->gate = t->a;
+    if (n->relay.epoch)
+        deliver_tick(s, n);
+}
+
+static void ask_register(struct sim *s, struct node *n, const struct pair_effect *fx)
+{
+    uint64_t now = node_now(s, n), left = fx->until_ns > now ? fx->until_ns - now : 0;
+    bool ok;
+    if (fx->type == PX_READ)
+        ok = register_read(n->reg, left, now);
+    else
+        ok = register_change(n->reg, fx->from_tag, &fx->record, left, now);
+    if (fx->type == PX_CHANGE)
+        TRACE(s, process_name(n->self),
+              "asks for version %llu epoch %u primary %c in_sync %s%s%s%s",
+              (unsigned long long)fx->record.version, fx->record.epoch,
+              fx->record.primary ? 'b' : 'a', fx->record.in_sync[0] ? "a" : "",
+              fx->record.in_sync[1] ? "b" : "", fx->record.forced ? " forced" : "",
+              ok ? "" : ": its register can't");
+    if (!ok)
+        post_soon(s, n, &(struct pair_event){.type = PE_REGISTER, .outcome = REG_NOT_DONE});
+}
+
+static void publish_view(struct sim *s, struct node *n)
+{
+    struct pair_view v;
+    pair_view(n->pair, node_now(s, n), &v);
+    n->role = v.role;
+    struct task *t = node_mail(s, n, TO_RELAY, view_arrives);
+    t->a = v.serving;
+}
+
+static void on_pair(void *ctx, const struct pair_effect *fx)
+{
+    struct task *box = ctx;
+    struct sim *s = box->p;
+    struct node *n = &s->node[box->a];
+    char why[160];
+    switch (fx->type) {
+    case PX_HEARTBEAT:
+        send_heartbeat(s, n);
+        break;
+    case PX_READ:
+    case PX_CHANGE:
+        ask_register(s, n, fx);
+        break;
+    case PX_BOOTSTRAP:
+        if (!register_bootstrap(n->reg, &fx->record, why, sizeof why, node_now(s, n)))
+            TRACE(s, process_name(n->self), "bootstrap: %s", why);
+        break;
+    case PX_VIEW:
+        publish_view(s, n);
+        break;
+    case PX_LEASE:
+        n->lease_until = fx->until_ns;
+        break;
+    case PX_SERVE:
+        s->count.takeovers++;
+        books_serve(s, n, fx->epoch);
+        /* fall through */
+    case PX_STEP_DOWN:
+        post_effect(s, n, fx, HEALTH_TO_REPLICATION, replication_gets);
+        post_effect(s, n, fx, TO_RELAY, relay_gets);
+        break;
+    case PX_RELEASE_TAIL:
+    case PX_QUIESCE:
+        post_effect(s, n, fx, TO_RELAY, relay_gets);
+        break;
+    case PX_LOG:
+        TRACE(s, process_name(n->self), "%s", fx->text);
+        break;
+    case PX_OP_DONE:
+        TRACE(s, process_name(n->self), "operator: %s: %s", fx->ok ? "done" : "no", fx->text);
+        break;
+    case PX_HOOK:
+    case PX_STOPPED:
+        break;
+    default: /* PROMOTE, FOLLOW, DROP, TAKE_BACK, PAIRED, DRAIN, EPOCH_SEEN */
+        s->count.drops += fx->type == PX_DROP;
+        s->count.take_backs += fx->type == PX_TAKE_BACK;
+        post_effect(s, n, fx, HEALTH_TO_REPLICATION, replication_gets);
+    }
+}
+
+void health_post(struct sim *s, struct node *n, const struct pair_event *ev)
+{
+    if (ev->type == PE_STORE)
+        register_set_virgin(n->reg, ev->store.virgin);
+    pair_step(n->pair, ev, node_now(s, n));
+}
+
+/* --- time --- */
+
+static void tick(struct sim *s, struct task *t)
+{
+    struct node *n = &s->node[t->process];
+    uint64_t now = node_now(s, n);
+    register_tick(n->reg, now);
+    if (register_all_virgin(n->reg, now))
+        health_post(s, n, &(struct pair_event){.type = PE_VIRGIN});
+    health_post(s, n, &(struct pair_event){.type = PE_TICK});
+    sim_at(s, s->now + TICK_MS * MS, n->self, tick);
+}
+
+static void beat(struct sim *s, struct task *t)
+{
+    struct node *n = &s->node[t->process];
+    send_heartbeat(s, n);
+    sim_at(s, s->now + s->plan.heartbeat, n->self, beat);
+}
+
+static void witness_tick(struct sim *s, struct task *t)
+{
+    (void)t;
+    register_tick(s->witness.reg, s->now);
+    sim_at(s, s->now + TICK_MS * MS, WITNESS, witness_tick);
+}
+
+static struct task *box(struct sim *s, unsigned process)
+{
+    struct task *t = &s->box[process];
+    t->a = process;
+    t->p = s;
+    return t;
+}
+
+static void fresh_voter(struct sim *s, struct voter_state *v)
+{
+    *v = (struct voter_state){.voter_id = rng_u64(&s->rng) | 1};
+}
+
+void health_start(struct sim *s, struct node *n)
+{
+    uint64_t boot = rng_u64(&s->rng) | 1;
+    n->disk.boot_counter++;
+    struct pair_config c = {.self = n->self,
+                            .heartbeat_ns = s->plan.heartbeat,
+                            .lease_ns = s->plan.lease[n->self],
+                            .takeover_after_ns = s->plan.takeover_after,
+                            .standby_timeout_ns = s->plan.standby_timeout,
+                            .boot_random = boot,
+                            .boot_counter = n->disk.boot_counter};
+    if (!n->disk.has_voter) {
+        fresh_voter(s, &n->disk.voter);
+        n->disk.has_voter = true;
+    }
+    const struct store_meta *m = store_memory_meta(n->disk.store);
+    bool virgin = m->history.n == 0 && m->epoch_seen == 0 && !m->copying;
+    n->pair = pair_new(&c, on_pair, box(s, n->self));
+    n->reg = register_new(n->self, &n->disk.voter, virgin, rng_u64(&s->rng), on_register,
+                          box(s, n->self));
+    heartbeat_guard_init(&n->guard, boot, s->plan.takeover_after, s->plan.heartbeat);
+    n->lease_until = 0;
+    n->gate = false;
+    sim_at(s, s->now + rng_below(&s->rng, TICK_MS * MS), n->self, tick);
+    sim_at(s, s->now + rng_below(&s->rng, s->plan.heartbeat), n->self, beat);
+}
+
+void health_stop(struct node *n)
+{
+    pair_free(n->pair);
+    register_free(n->reg);
+    n->pair = NULL;
+    n->reg = NULL;
+    n->lease_until = 0;
+}
+
+void witness_start(struct sim *s)
+{
+    struct witness *w = &s->witness;
+    if (!w->has_voter) {
+        fresh_voter(s, &w->voter);
+        w->has_voter = true;
+    }
+    w->up = true;
+    w->reg = register_new(WITNESS, &w->voter, !w->voter.voting, rng_u64(&s->rng),
+                          on_witness_register, s);
+    sim_at(s, s->now + rng_below(&s->rng, TICK_MS * MS), WITNESS, witness_tick);
+}
+
+void witness_crash(struct sim *s)
+{
+    struct witness *w = &s->witness;
+    if (!w->up)
+        return;
+    w->up = w->paused = false;
+    w->life++;
+    register_free(w->reg);
+    w->reg = NULL;
+}

@@ -1,0 +1,214 @@
+/* The simulator as a program: runs many seeds, each in virtual time; a seed that breaks an
+ * invariant, or an assertion of a core, is run again with a trace of who did what. Runs of many
+ * seeds happen in a child, so that an abort costs one seed and not the rest. */
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "node/base/log.h"
+#include "sim/sim.h"
+
+enum { FAILURES_MAX = 20, TAIL_LINES = 60, SEED_SECONDS = 60 };
+
+struct shared_state { /* with the child */
+    uint64_t seed;    /* under way */
+    uint64_t done;
+    bool failed;
+    char verdict[600];
+    struct counters sum;
+};
+
+struct options {
+    uint64_t from, seeds;
+    double seconds; /* 0: no bound */
+    bool trace, all;
+    const char *dir; /* for traces */
+};
+
+static double now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static void add(struct counters *sum, const struct counters *c)
+{
+    uint64_t *x = (uint64_t *)sum;
+    const uint64_t *y = (const uint64_t *)c;
+    for (size_t i = 0; i < sizeof *c / sizeof *x; i++)
+        x[i] += y[i];
+}
+
+static void run_many(struct shared_state *sh, uint64_t from, uint64_t to, double until)
+{
+    for (sh->seed = from; sh->seed < to && !sh->failed; sh->seed++) {
+        struct counters c;
+        alarm(SEED_SECONDS);
+        if (!sim_run(sh->seed, NULL, &c, sh->verdict, sizeof sh->verdict)) {
+            sh->failed = true;
+            return;
+        }
+        add(&sh->sum, &c);
+        sh->done++;
+        if (until > 0 && now_s() > until)
+            return;
+    }
+}
+
+/* Runs seeds in a child until one fails; 0: all held, 1: sh->seed failed. */
+static bool child_runs(struct shared_state *sh, uint64_t from, uint64_t to, double until)
+{
+    sh->failed = false;
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid < 0) {
+        perror("fork");
+        exit(1);
+    }
+    if (pid == 0) {
+        run_many(sh, from, to, until);
+        _exit(0);
+    }
+    int status;
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+        ;
+    if (WIFSIGNALED(status) || (WIFEXITED(status) && WEXITSTATUS(status) != 0)) {
+        sh->failed = true;
+        snprintf(sh->verdict, sizeof sh->verdict, "died of signal %d (%s)",
+                 WIFSIGNALED(status) ? WTERMSIG(status) : 0,
+                 WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM ? "goes round in circles"
+                                                                    : "an assertion, see above");
+    }
+    return !sh->failed;
+}
+
+static void print_tail(const char *file)
+{
+    FILE *f = fopen(file, "re");
+    if (!f)
+        return;
+    static char line[TAIL_LINES][256];
+    unsigned n = 0;
+    while (fgets(line[n % TAIL_LINES], sizeof line[0], f))
+        n++;
+    fclose(f);
+    for (unsigned i = n > TAIL_LINES ? n - TAIL_LINES : 0; i < n; i++)
+        printf("  %s", line[i % TAIL_LINES]);
+}
+
+/* The same seed once more, with a trace. */
+static void trace_again(const struct options *o, uint64_t seed)
+{
+    char file[512];
+    snprintf(file, sizeof file, "%s/sim-seed-%" PRIu64 ".trace", o->dir, seed);
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid == 0) {
+        struct counters c;
+        FILE *f = fopen(file, "we");
+        if (!f)
+            _exit(1);
+        setvbuf(f, NULL, _IOLBF, 0);
+        alarm(SEED_SECONDS);
+        sim_run(seed, f, &c, NULL, 0);
+        fclose(f);
+        _exit(0);
+    }
+    int status;
+    waitpid(pid, &status, 0);
+    print_tail(file);
+    printf("  whole trace: %s; again: build/tests/sim --from %" PRIu64 " --seeds 1 --trace\n", file,
+           seed);
+}
+
+static void print_sum(const struct shared_state *sh, double took)
+{
+    const struct counters *c = &sh->sum;
+    double hours = (double)c->virtual_ns / 3.6e12;
+    printf("%" PRIu64 " seeds, %.1f virtual hours in %.1f s: %.2f virtual hours a second, "
+           "%.1f million events\n",
+           sh->done, hours, took, took > 0 ? hours / took : 0, (double)c->events / 1e6);
+    printf("%" PRIu64 " acknowledged, %" PRIu64 " delivered, %" PRIu64 " bounced; %" PRIu64
+           " epochs, %" PRIu64 " dropped, %" PRIu64 " taken back; %" PRIu64 " faults, %" PRIu64
+           " crashes, %" PRIu64 " voters or stores emptied\n",
+           c->acked, c->delivered, c->bounced, c->epochs, c->drops, c->take_backs, c->faults,
+           c->crashes, c->emptied);
+    printf("sent twice: %" PRIu64 " in doubt at a takeover, %" PRIu64
+           " where the receiver's reply was lost, %" PRIu64
+           " after two failures; quarantined %" PRIu64 ", superseded %" PRIu64 ", losses excused "
+           "%" PRIu64 "\n",
+           c->doubled_in_doubt, c->doubled_reply_lost, c->doubled_two_crashes, c->quarantined,
+           c->superseded, c->excused);
+}
+
+static int run_seeds(const struct options *o)
+{
+    struct shared_state *sh =
+        mmap(NULL, sizeof *sh, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (sh == MAP_FAILED) {
+        perror("mmap");
+        return 1;
+    }
+    double began = now_s(), until = o->seconds > 0 ? began + o->seconds : 0;
+    unsigned failures = 0;
+    uint64_t at = o->from, to = o->from + o->seeds;
+    while (at < to && failures < FAILURES_MAX) {
+        if (child_runs(sh, at, to, until))
+            break;
+        failures++;
+        printf("FAIL sim/seed-%" PRIu64 ": %s\n", sh->seed, sh->verdict);
+        if (failures == 1 || o->all)
+            trace_again(o, sh->seed);
+        at = sh->seed + 1;
+        if (until > 0 && now_s() > until)
+            break;
+    }
+    print_sum(sh, now_s() - began);
+    if (!failures)
+        printf("ok sim/seeds %" PRIu64 " to %" PRIu64 "\n", o->from, o->from + sh->done - 1);
+    return failures > 0;
+}
+
+static int trace_one(const struct options *o)
+{
+    struct counters c;
+    char verdict[600];
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    bool ok = sim_run(o->from, stdout, &c, verdict, sizeof verdict);
+    printf("%s sim/seed-%" PRIu64 "%s%s\n", ok ? "ok" : "FAIL", o->from, ok ? "" : ": ", verdict);
+    return !ok;
+}
+
+int main(int argc, char **argv)
+{
+    struct options o = {.from = 1, .seeds = 1000, .dir = "."};
+    log_set_level("error");
+    for (int i = 1; i < argc; i++) {
+        const char *a = argv[i], *v = i + 1 < argc ? argv[i + 1] : NULL;
+        if (strcmp(a, "--trace") == 0)
+            o.trace = true;
+        else if (strcmp(a, "--all-traces") == 0)
+            o.all = true;
+        else if (strcmp(a, "--seeds") == 0 && v)
+            o.seeds = strtoull(argv[++i], NULL, 10);
+        else if (strcmp(a, "--from") == 0 && v)
+            o.from = strtoull(argv[++i], NULL, 10);
+        else if (strcmp(a, "--seconds") == 0 && v)
+            o.seconds = strtod(argv[++i], NULL);
+        else if (strcmp(a, "--traces-in") == 0 && v)
+            o.dir = argv[++i];
+        else {
+            fprintf(stderr, "usage: sim [--seeds N] [--from S] [--seconds T] [--trace] "
+                            "[--all-traces] [--traces-in DIR]\n");
+            return 2;
+        }
+    }
+    return o.trace ? trace_one(&o) : run_seeds(&o);
+}

@@ -1,0 +1,105 @@
+/* One run: a pair that starts as new, a time with faults, then a time without, in which all must
+ * come to rest (protocol 11, invariants 7 and 9). */
+#include <assert.h>
+#include <stdlib.h>
+
+#include "sim/sim.h"
+
+enum {
+    REST_S = 75,         /* bound of the time without faults, beside the quarantine: retries,
+                            take-overs, a take-back that was put off, full copies */
+    SERVE_S = 15,        /* by then some node serves (invariant 9) */
+    EVENTS_MAX = 6000000 /* a run with more goes round in circles */
+};
+
+static void set_up(struct sim *s)
+{
+    s->books.chosen = -1;
+    for (unsigned i = 0; i < PROCESSES; i++)
+        s->box[i] = (struct task){.a = i, .p = s};
+    plan_draw(s);
+    for (unsigned i = 0; i < NODES; i++) {
+        struct node *n = &s->node[i];
+        struct store_id id;
+        for (unsigned k = 0; k < sizeof id.b; k++)
+            id.b[k] = (uint8_t)rng_u64(&s->rng);
+        n->self = i;
+        n->rate = s->plan.rate[i];
+        n->clock_base = rng_range(&s->rng, SEC, 1000 * SEC);
+        n->wall_offset_ms = (int64_t)rng_below(&s->rng, 2000) - 1000;
+        n->disk.store = store_memory_new(&id);
+        books_watch(s, n);
+    }
+    witness_start(s);
+    node_start(s, NODE_A);
+    node_start(s, NODE_B);
+    clients_start(s);
+    faults_start(s);
+}
+
+static void tear_down(struct sim *s)
+{
+    for (unsigned i = 0; i < NODES; i++) {
+        node_crash(s, i, true, "at the end of the run");
+        store_memory_free(s->node[i].disk.store);
+    }
+    witness_crash(s);
+    net_free(s);
+    sim_loop_free(s);
+    books_free(s);
+    free(s->message);
+}
+
+static void run_until(struct sim *s, uint64_t until)
+{
+    while (!s->failed && s->n_heap && s->heap[0]->at <= until) {
+        sim_run_one(s);
+        if (s->count.events > EVENTS_MAX)
+            sim_fail(s, "9", "too many events: something goes round in circles");
+    }
+    if (s->now < until && !s->failed)
+        s->now = until;
+}
+
+static void come_to_rest(struct sim *s)
+{
+    char why[400] = "";
+    faults_end(s);
+    uint64_t began = s->now, bound = began + REST_S * SEC + s->plan.quarantine_ms * MS;
+    while (!s->failed && s->now < bound) {
+        run_until(s, s->now + 100 * MS);
+        if (s->failed || books_settled_down(s, why, sizeof why))
+            break;
+        if (s->now > began + SERVE_S * SEC && strncmp(why, "9: nobody", 9) == 0)
+            break;
+    }
+    if (s->failed)
+        return;
+    if (!books_settled_down(s, why, sizeof why))
+        sim_fail(s, "of rest", "%.1f s after the faults ended: %s", (double)(s->now - began) / 1e9,
+                 why);
+    else
+        books_end(s);
+}
+
+bool sim_run(uint64_t seed, FILE *trace, struct counters *count, char *verdict, size_t n)
+{
+    struct sim *s = xcalloc(1, sizeof *s);
+    s->seed = seed;
+    s->rng.s = rng_mix(seed + 1);
+    s->trace = trace;
+    set_up(s);
+    run_until(s, s->plan.duration);
+    if (!s->failed)
+        come_to_rest(s);
+    bool ok = !s->failed;
+    if (verdict)
+        snprintf(verdict, n, "%s", s->verdict);
+    s->count.virtual_ns = s->now;
+    *count = s->count;
+    s->trace = NULL;
+    s->failed = true;
+    tear_down(s);
+    free(s);
+    return ok;
+}

@@ -1,0 +1,405 @@
+/* The simulator: both nodes, the witness, senders and receivers in one process under virtual time.
+ * The cores are the real ones; threads, disks, sockets, SMTP and the queue are small models of what
+ * the drivers do, in the order in which the drivers do it. One seed is one run. */
+#ifndef BATON_SIM_H
+#define BATON_SIM_H
+
+#include <stdio.h>
+
+#include "health/heartbeat.h"
+#include "health/pair.h"
+#include "health/register.h"
+#include "replication/replica.h"
+#include "sim/rng.h"
+#include "sim/store_memory.h"
+
+#define US  1000ull
+#define MS  1000000ull
+#define SEC 1000000000ull
+
+struct sim;
+struct task;
+struct node;
+typedef void (*task_fn)(struct sim *s, struct task *t);
+
+enum { PROCESSES = 3, NOBODY = 3 }; /* a, b, witness; NOBODY: the world itself */
+
+/* Something that happens at a time. Tasks of a process die with it and wait while it is paused. */
+struct task {
+    uint64_t at, order;
+    task_fn fn;
+    void (*drop)(struct task *t); /* frees what p holds when the task never runs; may be NULL */
+    unsigned process;
+    uint32_t life;
+    uint64_t a, b;
+    void *p;
+    struct task *next_free;
+};
+
+/* --- loop.c --- */
+struct task *sim_at(struct sim *s, uint64_t at, unsigned process, task_fn fn);
+bool sim_run_one(struct sim *s); /* false: nothing left */
+void sim_loop_free(struct sim *s);
+void sim_trace(struct sim *s, const char *who, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+/* An invariant does not hold: the run ends here. */
+void sim_fail(struct sim *s, const char *invariant, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+#define TRACE(s, ...) ((s)->trace ? sim_trace((s), __VA_ARGS__) : (void)0)
+
+/* --- what goes on in one run, drawn from the seed --- */
+struct weather {
+    uint64_t delay_min, delay_max; /* one way */
+    double loss, dup, late;        /* late: a datagram takes up to a second */
+};
+enum fault_kind {
+    F_CRASH,      /* a node, as kill or as power loss; comes back */
+    F_CRASH_STEP, /* a node right before or after one of its next durable steps */
+    F_PAUSE,
+    F_CUT,     /* one direction of one kind of traffic, or all of a node */
+    F_WEATHER, /* loss, delay, reordering for a while */
+    F_BREAK,   /* the replication link */
+    F_MUTE,    /* the replication link stays open but carries nothing */
+    F_DISK,    /* slow for a while */
+    F_WITNESS, /* down for a while */
+    F_EMPTY_VOTER,
+    F_EMPTY_STORE,
+    F_SWITCHOVER,
+    F_FAILOVER,
+    F_KINDS
+};
+struct plan {
+    uint64_t duration; /* of the phase with faults */
+    uint64_t fault_every;
+    double weight[F_KINDS];
+    struct weather weather;
+    uint64_t heartbeat, lease[NODES], takeover_after, standby_timeout;
+    double rate[NODES]; /* of the clocks */
+    uint64_t commit_min, commit_max;
+    uint64_t quarantine_ms;
+    unsigned messages, clients, connections;
+    double reject, defer, reply_lost, client_impatient, client_gives_up, chunked;
+    uint64_t mail_delay_max; /* between threads */
+    uint64_t think_max;      /* of a client, between messages */
+    size_t ring_bytes, catch_up_bytes;
+};
+
+/* --- net.c --- */
+enum traffic { UDP, TCP };
+struct frame {
+    struct frame *next;
+    uint64_t due;
+    uint8_t type;
+    bool fin;
+    size_t n;
+    uint8_t data[];
+};
+struct pipe { /* one direction of a connection */
+    struct frame *head, *tail;
+    uint64_t last_due;
+    size_t bytes;
+    bool pumping, full;
+};
+struct conn {
+    uint64_t id;
+    struct conn *next;
+    unsigned end[2]; /* process at each end; [0] dialled */
+    uint32_t life[2];
+    bool open[2]; /* this end hasn't been told that it is over */
+    bool mute;
+    struct pipe pipe[2]; /* from end i to the other */
+};
+void net_datagram(struct sim *s, unsigned from, unsigned to, struct slice bytes);
+void net_dial(struct sim *s, unsigned from, unsigned to);
+void net_send(struct sim *s, unsigned from, uint64_t link, uint8_t type, struct slice payload,
+              struct slice more);
+void net_close(struct sim *s, unsigned from, uint64_t link);
+void net_process_died(struct sim *s, unsigned process, bool silent);
+void net_process_back(struct sim *s, unsigned process);
+void net_break_links(struct sim *s);
+void net_mute_links(struct sim *s, bool mute);
+void net_heal(struct sim *s);
+void net_free(struct sim *s);
+
+/* --- storage.c: the storage thread and its reader --- */
+enum op_kind { OP_ADD, OP_OUTCOME, OP_RELEASE_DUE };
+enum op_fate { OP_DURABLE, OP_NOT_PRIMARY };
+struct op {
+    struct op *next;
+    enum op_kind kind;
+    uint32_t epoch;
+    struct row row[12];
+    unsigned n_rows;
+    struct buf memory; /* backing bytes of the rows */
+    uint64_t copy_id;  /* message concerned */
+    uint32_t rcpt;
+    unsigned session; /* who waits */
+    enum op_fate fate;
+    struct pos pos;
+    bool written;
+};
+void op_free(struct op *op);
+void storage_start(struct sim *s, struct node *n);
+void storage_stop(struct sim *s, struct node *n); /* process gone: forgets what waits */
+void storage_submit(struct sim *s, struct node *n, struct op *op);
+void storage_request(struct sim *s, struct node *n, const struct store_request *r);
+
+/* --- relay.c: SMTP server, queue, delivery --- */
+struct waiting { /* an operation between its commit here and its release by the watermark */
+    struct op *op;
+    struct waiting *next;
+};
+enum { CONNECTIONS_MAX = 4 };
+struct delivery_conn {
+    uint64_t id; /* message in hand; 0: idle */
+    uint32_t rcpt;
+    uint64_t deadline; /* waiting for the lease since */
+    uint64_t serial;   /* of this transaction */
+    bool dotted;
+};
+struct relay {
+    uint32_t epoch; /* served; 0: none */
+    uint64_t next_seq;
+    uint32_t mark_epoch;
+    uint64_t committed, settled;
+    struct waiting *head, *tail;
+    bool delivering, quiescing, idle_told;
+    uint64_t release_at; /* quarantine: looked at again then */
+    struct delivery_conn conn[CONNECTIONS_MAX];
+};
+void relay_start(struct sim *s, struct node *n);
+void relay_stop(struct sim *s, struct node *n);
+void relay_effect(struct sim *s, struct node *n, const struct pair_effect *fx);
+void relay_epoch_over(struct sim *s, struct node *n);
+void relay_watermark(struct sim *s, struct node *n, uint32_t epoch, uint64_t committed,
+                     uint64_t settled);
+void relay_op_back(struct sim *s, struct node *n, struct op *op);
+/* A client hands over message n; false: 421. session identifies who waits. */
+bool relay_submit(struct sim *s, struct node *n, unsigned message, unsigned session);
+
+void relay_add_bounce(struct sim *s, struct node *n, struct op *op, uint64_t parent,
+                      uint32_t index);
+
+/* --- deliver.c --- */
+void deliver_tick(struct sim *s, struct node *n);
+void deliver_settled(struct sim *s, struct node *n, struct op *op);
+void deliver_abort(struct sim *s, struct node *n);
+void deliver_idle_check(struct sim *s, struct node *n);
+
+/* --- health.c, replication.c: the two threads that run the cores --- */
+void health_start(struct sim *s, struct node *n);
+void health_stop(struct node *n);
+void health_post(struct sim *s, struct node *n, const struct pair_event *ev);
+void health_datagram(struct sim *s, unsigned process, unsigned from, struct slice bytes);
+void replication_start(struct sim *s, struct node *n);
+void replication_stop(struct node *n);
+void replication_step(struct sim *s, struct node *n, struct replica_event *ev);
+void replication_dial_again(struct sim *s, struct node *n, uint64_t after);
+
+/* --- node.c --- */
+/* Order of posting is kept between two threads, as their mailboxes do. */
+enum channel {
+    STORAGE_TO_REPLICATION,
+    READER_TO_REPLICATION,
+    REPLICATION_TO_STORAGE,
+    HEALTH_TO_REPLICATION,
+    REPLICATION_TO_HEALTH,
+    TO_RELAY, /* health, replication and storage share the relay's one mailbox */
+    STORAGE_TO_HEALTH,
+    RELAY_TO_STORAGE,
+    RELAY_TO_HEALTH,
+    HEALTH_SELF,
+    CHANNELS
+};
+struct disk { /* what survives a crash */
+    struct store *store;
+    struct voter_state voter;
+    bool has_voter;
+    uint64_t boot_counter;
+};
+struct storage_model {
+    struct item *head, *tail; /* operations and requests in order of arrival */
+    struct item *under_way;
+    bool busy, own_open;
+    struct own *own;
+    uint32_t writer; /* epoch in which operations are taken; 0: closed */
+    struct pos committed;
+};
+struct node {
+    unsigned self;
+    struct disk disk;
+    bool up, paused;
+    uint32_t life;
+    uint64_t pause_until, started_at, crashed_at, emptied_at;
+    uint64_t clock_base, clock_from;
+    double rate;
+    int64_t wall_offset_ms;
+    uint64_t last[CHANNELS]; /* newest delivery on the channel */
+    /* health */
+    struct pair *pair;
+    struct reg *reg;
+    struct heartbeat_guard guard;
+    uint64_t lease_until;
+    bool gate; /* SMTP: pair_view.serving */
+    bool stepping;
+    enum role role;
+    uint64_t lsn_own;
+    /* replication */
+    struct replica *replica;
+    bool dialing;
+    uint64_t link_out; /* the link that we dialled; 0: none */
+    uint64_t dial_backoff;
+    struct storage_model storage;
+    struct relay relay;
+    /* faults armed */
+    unsigned crash_after_steps; /* 0: none */
+    bool crash_before, crash_silent;
+    uint64_t slow_until, slow_max;
+};
+uint64_t node_now(const struct sim *s, const struct node *n);
+int64_t node_wall(const struct sim *s, const struct node *n);
+struct task *node_mail(struct sim *s, struct node *n, enum channel c, task_fn fn);
+void node_start(struct sim *s, unsigned self);
+void node_crash(struct sim *s, unsigned self, bool silent, const char *why);
+void process_pause(struct sim *s, unsigned process, uint64_t until);
+/* A durable step of that node is about to happen; true: the node died there instead (`done`:
+ * whether the step still reached the disk). */
+bool node_dies_here(struct sim *s, struct node *n, bool *done);
+const char *process_name(unsigned process);
+
+/* --- clients.c --- */
+enum { MESSAGE_RCPTS = 3 };
+struct message { /* what a sender wants to get rid of */
+    unsigned rcpts;
+    unsigned attempts;
+    bool chunked, acked, abandoned, started;
+};
+struct client {
+    unsigned message; /* under way; UINT32_MAX: none */
+    unsigned target;
+    uint64_t session; /* serial of the attempt; 0: not waiting */
+};
+void clients_start(struct sim *s);
+void clients_reply(struct sim *s, unsigned session, bool ok); /* 250, or closed without */
+void clients_close_all(struct sim *s, unsigned node);
+bool clients_done(const struct sim *s);
+
+/* --- books.c: what the outside world knows --- */
+enum dot_state { DOT_NONE, DOT_PENDING, DOT_SETTLED };
+struct rcpt_book {
+    unsigned dots, accepted, rejected;
+    enum dot_state state;                  /* of the newest dot */
+    bool newest_accepted, newest_rejected; /* by the receiver */
+    bool reply_seen;
+    uint32_t epoch;
+    unsigned node;
+    uint64_t settled_at;
+};
+struct copy { /* one message id */
+    uint64_t id;
+    unsigned message; /* for a bounce: index of the recipient it is about */
+    uint64_t parent;
+    unsigned node, rcpts;
+    bool acked, bounce, excused, chunked;
+    struct rcpt_book rcpt[MESSAGE_RCPTS];
+};
+struct accept_log {
+    struct ballot ballot;
+    struct record record;
+    unsigned voters; /* bit set */
+    bool chosen;
+};
+struct books {
+    struct copy *copy;
+    unsigned n_copies, cap_copies;
+    unsigned *table, n_table;
+    struct accept_log *accepts;
+    unsigned n_accepts, cap_accepts;
+    int chosen; /* index; -1: none yet */
+    struct {
+        uint32_t epoch;
+        unsigned node;
+    } owner[4096];
+    unsigned n_owners;
+    uint32_t delivery_epoch;
+    unsigned delivery_node;
+    struct {
+        uint32_t epoch;
+        uint64_t committed;
+    } mark[NODES];
+    bool check_all;
+};
+struct counters {
+    uint64_t acked, delivered, bounced, doubled_in_doubt, doubled_reply_lost, doubled_two_crashes;
+    uint64_t takeovers, crashes, faults, quarantined, superseded, emptied, excused, epochs;
+    uint64_t virtual_ns, events, drops, take_backs;
+};
+struct copy *books_find(struct sim *s, uint64_t id);
+struct copy *books_new(struct sim *s, uint64_t id, unsigned message, unsigned node, unsigned rcpts);
+void books_number(struct sim *s, struct node *n, uint32_t epoch);
+void books_ack(struct sim *s, struct node *n, uint64_t id);
+void books_start(struct sim *s, struct node *n, uint32_t epoch);
+void books_dot(struct sim *s, struct node *n, uint32_t epoch, uint64_t id, uint32_t rcpt,
+               bool accepted, bool rejected);
+void books_settled(struct sim *s, struct node *n, uint64_t id, uint32_t rcpt);
+void books_watermark(struct sim *s, struct node *n, uint32_t epoch, uint64_t committed);
+void books_voter(struct sim *s, unsigned voter, const struct voter_state *before,
+                 const struct voter_state *after);
+void books_serve(struct sim *s, struct node *n, uint32_t epoch);
+void books_watch(struct sim *s, struct node *n); /* installs the row watcher on n's store */
+void books_check(struct sim *s);                 /* invariants that a step may have touched */
+bool books_settled_down(struct sim *s, char *why, size_t n); /* end: 7 and 9 */
+/* Whether every acknowledged message survives if that node's store goes away now. */
+bool books_spare(struct sim *s, unsigned node);
+const struct record *books_record(const struct sim *s); /* NULL: none yet */
+const struct record *books_record_of(const struct sim *s, uint32_t epoch);
+void books_end(struct sim *s);
+void books_free(struct sim *s);
+void body_hash(uint64_t key, uint8_t out[32]);
+
+/* --- faults.c --- */
+void plan_draw(struct sim *s);
+void faults_start(struct sim *s);
+void faults_end(struct sim *s);
+void faults_restart_later(struct sim *s, unsigned self);
+
+struct witness {
+    bool up, paused;
+    uint32_t life;
+    uint64_t pause_until;
+    struct voter_state voter;
+    bool has_voter;
+    struct reg *reg;
+    uint64_t last;
+};
+void witness_start(struct sim *s);
+void witness_crash(struct sim *s);
+
+struct sim {
+    uint64_t seed, now, order, serial;
+    struct rng rng;
+    struct plan plan;
+    struct node node[NODES];
+    struct witness witness;
+    struct task **heap;
+    size_t n_heap, cap_heap;
+    struct task *free_tasks;
+    struct task box[PROCESSES]; /* what the cores' callbacks get: who they are */
+    struct weather weather;
+    bool cut[PROCESSES][PROCESSES][2];
+    uint64_t cut_until[PROCESSES][PROCESSES][2];
+    struct conn *conns;
+    struct message *message;
+    struct client client[8];
+    struct books books;
+    struct counters count;
+    bool quiet; /* faults have ended */
+    bool failed;
+    FILE *trace;
+    char verdict[600];
+};
+
+/* --- run.c --- */
+/* One seed from beginning to end; trace may be NULL. True: all invariants held. */
+bool sim_run(uint64_t seed, FILE *trace, struct counters *count, char *verdict, size_t n);
+#endif

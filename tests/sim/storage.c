@@ -1,0 +1,709 @@
+/* Model of the storage thread (node/queue/storage_uv.h): one writer, group commit, requests and
+ * operations in the order in which they came, a batch handed to replication before its commit, a
+ * reader that sees what is committed. A commit takes a while; a crash meanwhile finds it either
+ * whole on the disk or not at all. */
+#include <assert.h>
+#include <stdlib.h>
+
+#include "replication/own.h"
+#include "sim/sim.h"
+
+enum { GROUP_MAX = 16 };
+
+struct item {
+    struct item *next;
+    struct op *op; /* or */
+    struct store_request req;
+};
+
+struct own_under_way {
+    struct own own;
+    bool open;
+};
+
+static void next_item(struct sim *s, struct node *n);
+
+void op_free(struct op *op)
+{
+    if (op)
+        buf_free(&op->memory);
+    free(op);
+}
+
+static void item_free(struct item *i)
+{
+    if (!i)
+        return;
+    op_free(i->op);
+    shared_unref(i->req.bytes);
+    free(i);
+}
+
+static struct item *pop(struct storage_model *m)
+{
+    struct item *i = m->head;
+    m->head = i->next;
+    if (!m->head)
+        m->tail = NULL;
+    i->next = NULL;
+    return i;
+}
+
+static void push(struct sim *s, struct node *n, struct item *i)
+{
+    struct storage_model *m = &n->storage;
+    if (m->tail)
+        m->tail->next = i;
+    else
+        m->head = i;
+    m->tail = i;
+    next_item(s, n);
+}
+
+static uint64_t commit_time(struct sim *s, struct node *n)
+{
+    if (s->now < n->slow_until)
+        return rng_range(&s->rng, MS, n->slow_max);
+    return rng_skewed(&s->rng, s->plan.commit_min, s->plan.commit_max);
+}
+
+/* --- answers --- */
+
+static void drop_reply(struct task *t)
+{
+    struct store_reply *r = t->p;
+    shared_unref(r->bytes);
+    free(r);
+}
+
+static void reply_arrives(struct sim *s, struct task *t)
+{
+    struct store_reply *r = t->p;
+    replication_step(s, &s->node[t->process],
+                     &(struct replica_event){.type = RE_STORE, .reply = r});
+    drop_reply(t);
+}
+
+static void reply(struct sim *s, struct node *n, enum channel c, const struct store_request *req,
+                  struct store_reply r)
+{
+    struct store_reply *copy = xmalloc(sizeof *copy);
+    r.type = req->type;
+    r.cookie = req->cookie;
+    r.meta = *store_memory_meta(n->disk.store);
+    *copy = r;
+    struct task *t = node_mail(s, n, c, reply_arrives);
+    t->p = copy;
+    t->drop = drop_reply;
+}
+
+static void drop_op(struct task *t)
+{
+    op_free(t->p);
+}
+
+static void op_arrives(struct sim *s, struct task *t)
+{
+    relay_op_back(s, &s->node[t->process], t->p);
+}
+
+static void op_back(struct sim *s, struct node *n, struct op *op, enum op_fate fate)
+{
+    op->fate = fate;
+    struct task *t = node_mail(s, n, TO_RELAY, op_arrives);
+    t->p = op;
+    t->drop = drop_op;
+}
+
+static void drop_batch(struct task *t)
+{
+    struct own_batch *b = t->p;
+    shared_unref(b->rows);
+    free(b);
+}
+
+static void batch_arrives(struct sim *s, struct task *t)
+{
+    replication_step(s, &s->node[t->process],
+                     &(struct replica_event){.type = RE_BATCH, .batch = t->p});
+    drop_batch(t);
+}
+
+static void hand_over(struct sim *s, struct node *n, const struct batch *x)
+{
+    struct own_batch *b = xmalloc(sizeof *b);
+    *b = (struct own_batch){.epoch = x->epoch,
+                            .first = x->first,
+                            .last = x->last,
+                            .n_rows = x->n_rows,
+                            .rows = shared_new(x->rows)};
+    books_number(s, n, x->epoch);
+    struct task *t = node_mail(s, n, STORAGE_TO_REPLICATION, batch_arrives);
+    t->p = b;
+    t->drop = drop_batch;
+}
+
+static void durable_arrives(struct sim *s, struct task *t)
+{
+    struct node *n = &s->node[t->process];
+    struct pos end = {(uint32_t)t->a, t->b};
+    n->lsn_own = end.lsn;
+    replication_step(s, n, &(struct replica_event){.type = RE_DURABLE, .pos = end});
+}
+
+static void durable(struct sim *s, struct node *n)
+{
+    struct pos end = store_memory_meta(n->disk.store)->end;
+    struct task *t = node_mail(s, n, STORAGE_TO_REPLICATION, durable_arrives);
+    t->a = end.epoch;
+    t->b = end.lsn;
+}
+
+static void changed_arrives(struct sim *s, struct task *t)
+{
+    health_post(s, &s->node[t->process], t->p);
+    free(t->p);
+}
+
+static void drop_p(struct task *t)
+{
+    free(t->p);
+}
+
+static void tell_health(struct sim *s, struct node *n, const struct store_meta *m)
+{
+    struct pair_event *ev = xcalloc(1, sizeof *ev);
+    ev->type = PE_STORE;
+    ev->store =
+        (struct pair_store){.open = true,
+                            .fit = !m->copying && !m->unfit,
+                            .virgin = m->history.n == 0 && m->epoch_seen == 0 && !m->copying,
+                            .id = m->id,
+                            .end = m->end,
+                            .committed = m->committed,
+                            .epoch_seen = m->epoch_seen};
+    struct task *t = node_mail(s, n, STORAGE_TO_HEALTH, changed_arrives);
+    t->p = ev;
+    t->drop = drop_p;
+}
+
+/* --- own transactions --- */
+
+static struct own *own_of(struct node *n)
+{
+    return n->storage.own;
+}
+
+static int put_rows(struct own *o, struct op *op)
+{
+    int err = STORE_OK;
+    for (unsigned i = 0; i < op->n_rows && !err; i++) {
+        struct row *r = &op->row[i];
+        struct row was;
+        if (op->kind == OP_OUTCOME && r->type == ROW_RECIPIENT && r->recipient.id == op->copy_id &&
+            !o->store->ops->get(o->store, r, &was, NULL) && rcpt_terminal(was.recipient.state))
+            continue; /* somebody else has settled it */
+        err = own_put(o, r);
+    }
+    return err;
+}
+
+static int put_twins(struct own *o, const struct row_message *m)
+{
+    uint64_t twin = 0, n = 0;
+    int err = STORE_OK;
+    while (!err && !(err = o->store->ops->find_twin(o->store, m, twin, &twin)) && twin)
+        err = own_supersede(o, twin, m, &n);
+    return err;
+}
+
+struct due {
+    struct row rows[8];
+    unsigned n;
+    int64_t wall_ms;
+};
+
+static bool collect_due(void *ctx, const struct row *r, enum unmerged_class unmerged)
+{
+    struct due *d = ctx;
+    if (unmerged == UNMERGED_NONE && r->recipient.state == RCPT_QUARANTINED &&
+        r->recipient.next_ms <= d->wall_ms)
+        d->rows[d->n++] = *r;
+    return d->n < 8;
+}
+
+static int release_due(struct own *o)
+{
+    struct due d = {.wall_ms = o->wall_ms};
+    store_memory_each_live(o->store, collect_due, &d);
+    int err = STORE_OK;
+    for (unsigned i = 0; i < d.n && !err; i++) {
+        d.rows[i].recipient.state = RCPT_QUEUED;
+        err = own_put(o, &d.rows[i]);
+    }
+    return err;
+}
+
+static int write_op(struct own *o, struct op *op)
+{
+    int err = op->kind == OP_RELEASE_DUE ? release_due(o) : put_rows(o, op);
+    for (unsigned i = 0; op->kind == OP_ADD && i < op->n_rows && !err; i++)
+        if (op->row[i].type == ROW_MESSAGE)
+            err = put_twins(o, &op->row[i].message);
+    if (op->kind == OP_OUTCOME && !err)
+        err = own_finish(o, op->copy_id);
+    op->pos = (struct pos){o->epoch, o->next - 1};
+    return err;
+}
+
+static int write_merge(struct own *o, const struct store_request *req, int64_t quarantine_ms)
+{
+    struct wire_reader r = wire_read(slice_of(req->bytes->data, req->bytes->n));
+    int err = STORE_OK;
+    for (uint32_t i = 0; i < req->n_rows && !err; i++) {
+        uint8_t as = wire_get_u8(&r);
+        struct row row;
+        if (!row_decode(&r, &row))
+            return STORE_CORRUPT;
+        err = own_merge(o, &row, (enum unmerged_class)as, quarantine_ms);
+    }
+    return err;
+}
+
+static void commit_done(struct sim *s, struct task *t)
+{
+    struct node *n = &s->node[t->process];
+    struct storage_model *m = &n->storage;
+    bool done = true;
+    bool dies = node_dies_here(s, n, &done);
+    store_memory_resume(n->disk.store);
+    if (done) {
+        int err = own_commit(own_of(n), m->committed);
+        assert(!err);
+        (void)err;
+    } else {
+        own_abort(own_of(n));
+    }
+    m->own_open = false;
+    store_memory_sync(n->disk.store);
+    if (dies) {
+        node_crash(s, n->self, n->crash_silent, "at a commit");
+        faults_restart_later(s, n->self);
+        return;
+    }
+    m->busy = false;
+    durable(s, n);
+    struct item *i = m->under_way;
+    m->under_way = NULL;
+    while (i) {
+        struct item *next = i->next;
+        if (i->op) {
+            op_back(s, n, i->op, OP_DURABLE);
+            i->op = NULL;
+        } else {
+            reply(s, n, STORAGE_TO_REPLICATION, &i->req, (struct store_reply){.err = STORE_OK});
+        }
+        item_free(i);
+        i = next;
+    }
+    next_item(s, n);
+}
+
+/* Everything under way is in the open transaction: it goes to replication, then to the disk. */
+static void commit_own(struct sim *s, struct node *n)
+{
+    struct own *o = own_of(n);
+    struct storage_model *m = &n->storage;
+    if (own_count(o)) {
+        struct batch x = own_batch(o, m->committed);
+        hand_over(s, n, &x);
+    }
+    m->busy = m->own_open = true;
+    store_memory_suspend(n->disk.store);
+    sim_at(s, s->now + commit_time(s, n), n->self, commit_done);
+}
+
+static void add_under_way(struct storage_model *m, struct item *i)
+{
+    struct item **at = &m->under_way;
+    while (*at)
+        at = &(*at)->next;
+    *at = i;
+}
+
+static void start_ops(struct sim *s, struct node *n)
+{
+    struct storage_model *m = &n->storage;
+    struct own *o = own_of(n);
+    bool begun = false;
+    for (unsigned k = 0; k < GROUP_MAX && m->head && m->head->op; k++) {
+        struct item *i = pop(m);
+        if (i->op->epoch != m->writer || !m->writer) {
+            op_back(s, n, i->op, OP_NOT_PRIMARY);
+            i->op = NULL;
+            item_free(i);
+            continue;
+        }
+        if (!begun && own_begin(o, n->disk.store, m->writer, node_wall(s, n)))
+            assert(!"memory doesn't fail");
+        begun = true;
+        if (write_op(o, i->op))
+            assert(!"memory doesn't fail");
+        add_under_way(m, i);
+    }
+    if (begun)
+        commit_own(s, n);
+    else
+        next_item(s, n);
+}
+
+static void start_merge(struct sim *s, struct node *n)
+{
+    struct storage_model *m = &n->storage;
+    struct own *o = own_of(n);
+    struct item *i = pop(m);
+    if (m->writer != i->req.epoch || !m->writer) {
+        reply(s, n, STORAGE_TO_REPLICATION, &i->req, (struct store_reply){.err = STORE_CONFLICT});
+        item_free(i);
+        next_item(s, n);
+        return;
+    }
+    int err = own_begin(o, n->disk.store, m->writer, node_wall(s, n));
+    if (!err)
+        err = write_merge(o, &i->req, (int64_t)s->plan.quarantine_ms);
+    if (err) {
+        own_abort(o);
+        reply(s, n, STORAGE_TO_REPLICATION, &i->req, (struct store_reply){.err = err});
+        item_free(i);
+        next_item(s, n);
+        return;
+    }
+    add_under_way(m, i);
+    commit_own(s, n);
+}
+
+/* --- requests --- */
+
+struct unmerged_read {
+    struct buf out;
+    uint32_t skip, n;
+    size_t limit;
+    bool more;
+};
+
+static bool read_unmerged(void *ctx, const struct row *r, enum unmerged_class unmerged)
+{
+    struct unmerged_read *u = ctx;
+    if (u->skip) {
+        u->skip--;
+        return true;
+    }
+    if (u->n && u->out.len >= u->limit) {
+        u->more = true;
+        return false;
+    }
+    u->n++;
+    return wire_put_u8(&u->out, (uint8_t)unmerged) && row_encode(&u->out, r);
+}
+
+static int unmark_rows(struct store *st, const struct store_request *req)
+{
+    struct wire_reader r = wire_read(slice_of(req->bytes->data, req->bytes->n));
+    int err = st->ops->begin(st);
+    for (uint32_t i = 0; i < req->n_rows && !err; i++) {
+        struct row row;
+        err = row_decode(&r, &row) ? st->ops->unmark(st, &row) : STORE_CORRUPT;
+    }
+    if (err)
+        st->ops->rollback(st);
+    return err ? err : st->ops->commit(st);
+}
+
+static int epoch_seen(struct store *st, uint32_t epoch)
+{
+    struct store_meta m;
+    st->ops->get_meta(st, &m);
+    if (epoch <= m.epoch_seen)
+        return STORE_OK;
+    m.epoch_seen = epoch;
+    int err = st->ops->begin(st);
+    if (!err)
+        err = st->ops->set_meta(st, &m);
+    return err ? err : st->ops->commit(st);
+}
+
+static int follow(struct sim *s, struct node *n, const struct store_request *req)
+{
+    struct wire_reader r = wire_read(slice_of(req->bytes->data, req->bytes->n));
+    struct batch b;
+    if (!batch_decode(&r, &b))
+        return STORE_CORRUPT;
+    return apply_follow(n->disk.store, &b, node_wall(s, n));
+}
+
+static int adopt(struct node *n, const struct store_request *req)
+{
+    struct wire_reader r = wire_read(slice_of(req->bytes->data, req->bytes->n));
+    struct history h;
+    if (!history_decode(&r, &h))
+        return STORE_CORRUPT;
+    return apply_adopt(n->disk.store, req->pos, &h, req->committed);
+}
+
+static struct store_reply carry_out(struct sim *s, struct node *n, const struct store_request *req)
+{
+    struct store *st = n->disk.store;
+    struct storage_model *m = &n->storage;
+    struct store_reply r = {.err = STORE_OK};
+    struct pos end;
+    switch (req->type) {
+    case SR_PROMOTE:
+        r.err = apply_promote(st, req->epoch, (enum history_mode)req->mode, node_wall(s, n),
+                              (int64_t)s->plan.quarantine_ms, &r.first, &end);
+        m->writer = r.err ? 0 : req->epoch;
+        break;
+    case SR_MODE:
+        r.first = req->first ? req->first : store_memory_meta(st)->end.lsn + 1;
+        r.err = apply_mode(st, req->epoch, (enum history_mode)req->mode, r.first, req->committed);
+        break;
+    case SR_CLOSE:
+        m->writer = 0;
+        break;
+    case SR_FOLLOW:
+        r.err = follow(s, n, req);
+        break;
+    case SR_ADOPT:
+        r.err = adopt(n, req);
+        break;
+    case SR_WIPE:
+        r.err = apply_wipe(st, &req->store);
+        break;
+    case SR_UNMARK:
+        r.err = unmark_rows(st, req);
+        break;
+    case SR_UNMERGED: {
+        struct unmerged_read u = {.skip = req->skip, .limit = req->limit};
+        buf_init(&u.out, FRAME_MAX);
+        st->ops->each_unmerged(st, read_unmerged, &u);
+        r.bytes = shared_new(buf_slice(&u.out));
+        r.n_rows = u.n;
+        r.more = u.more;
+        buf_free(&u.out);
+        break;
+    }
+    case SR_EPOCH_SEEN:
+        r.err = epoch_seen(st, req->epoch);
+        break;
+    default:
+        assert(req->type == SR_META);
+    }
+    return r;
+}
+
+static bool tells_health(const struct store_meta *a, const struct store_meta *b)
+{
+    return !store_id_eq(&a->id, &b->id) || a->copying != b->copying || a->unfit != b->unfit ||
+           a->epoch_seen != b->epoch_seen ||
+           memcmp(&a->history, &b->history, sizeof a->history) != 0;
+}
+
+/* Death during a request: what it had committed by then is there, each transaction as a whole. */
+static void die_in_request(struct sim *s, struct node *n, bool done)
+{
+    struct store *st = n->disk.store;
+    if (done)
+        store_memory_sync(st);
+    else
+        store_memory_lose(st, (unsigned)rng_range(&s->rng, 1, store_memory_unsynced(st) + 1));
+    node_crash(s, n->self, n->crash_silent, "at a store request");
+    faults_restart_later(s, n->self);
+}
+
+static void request_done(struct sim *s, struct task *t)
+{
+    struct node *n = &s->node[t->process];
+    struct storage_model *m = &n->storage;
+    struct item *i = m->under_way;
+    bool done = true, dies = node_dies_here(s, n, &done);
+    struct store_meta before = *store_memory_meta(n->disk.store);
+    store_memory_defer(n->disk.store, true);
+    struct store_reply r = carry_out(s, n, &i->req);
+    if (dies) {
+        shared_unref(r.bytes);
+        die_in_request(s, n, done);
+        return;
+    }
+    store_memory_sync(n->disk.store);
+    m->under_way = NULL;
+    m->busy = false;
+    const struct store_meta *after = store_memory_meta(n->disk.store);
+    if (tells_health(&before, after))
+        tell_health(s, n, after);
+    n->lsn_own = after->end.lsn;
+    static const char *const names[] = {"?",     "promote",   "mode",  "close",  "follow",
+                                        "adopt", "wipe",      "merge", "unmark", "unmerged",
+                                        "epoch", "committed", "meta",  "changes"};
+    TRACE(s, process_name(n->self), "store: %s%s, end %u:%llu%s", names[i->req.type],
+          r.err ? " fails" : "", after->end.epoch, (unsigned long long)after->end.lsn,
+          after->copying ? ", copying" : "");
+    reply(s, n, STORAGE_TO_REPLICATION, &i->req, r);
+    item_free(i);
+    s->books.check_all = true;
+    next_item(s, n);
+}
+
+static void start_request(struct sim *s, struct node *n)
+{
+    struct storage_model *m = &n->storage;
+    if (m->head->req.type == SR_MERGE) {
+        start_merge(s, n);
+        return;
+    }
+    struct item *i = pop(m);
+    if (i->req.type == SR_COMMITTED) {
+        m->committed = i->req.committed;
+        item_free(i);
+        next_item(s, n);
+        return;
+    }
+    bool reads = i->req.type == SR_META || i->req.type == SR_UNMERGED || i->req.type == SR_CLOSE;
+    m->busy = true;
+    m->under_way = i;
+    sim_at(s, s->now + (reads ? 100 * US : commit_time(s, n)), n->self, request_done);
+}
+
+static void next_item(struct sim *s, struct node *n)
+{
+    struct storage_model *m = &n->storage;
+    if (m->busy || !m->head)
+        return;
+    if (m->head->op)
+        start_ops(s, n);
+    else
+        start_request(s, n);
+}
+
+/* --- the reader --- */
+
+struct changes {
+    struct buf rows;
+    size_t limit;
+    uint64_t last;
+    uint32_t n;
+    bool complete;
+};
+
+static bool add_change(void *ctx, const struct row *r, enum unmerged_class unmerged)
+{
+    (void)unmerged;
+    struct changes *c = ctx;
+    if (c->n && c->rows.len >= c->limit) {
+        c->complete = false;
+        return false;
+    }
+    c->n++;
+    c->last = row_pos(r).lsn;
+    return row_encode(&c->rows, r);
+}
+
+static void read_changes(struct sim *s, struct task *t)
+{
+    struct node *n = &s->node[t->process];
+    struct item *i = t->p;
+    struct store *st = n->disk.store;
+    const struct store_meta *m = store_memory_meta(st);
+    struct changes c = {.limit = i->req.limit, .complete = true};
+    buf_init(&c.rows, FRAME_MAX);
+    st->ops->changes_after(st, i->req.first, add_change, &c);
+    struct buf history, out;
+    buf_init(&history, 1 << 16);
+    buf_init(&out, FRAME_MAX);
+    history_encode(&history, &m->history);
+    struct batch x = {.epoch = m->end.epoch,
+                      .first = i->req.first + 1,
+                      .last = c.complete ? m->end.lsn : c.last,
+                      .complete = c.complete,
+                      .committed = m->committed,
+                      .rows = buf_slice(&c.rows),
+                      .n_rows = c.n,
+                      .history = buf_slice(&history)};
+    bool ok = batch_encode(&out, &x);
+    assert(ok);
+    (void)ok;
+    reply(s, n, READER_TO_REPLICATION, &i->req,
+          (struct store_reply){
+              .more = !c.complete, .n_rows = c.n, .bytes = shared_new(buf_slice(&out))});
+    buf_free(&c.rows);
+    buf_free(&history);
+    buf_free(&out);
+    item_free(i);
+}
+
+static void drop_item(struct task *t)
+{
+    item_free(t->p);
+}
+
+/* --- from other threads --- */
+
+static void request_arrives(struct sim *s, struct task *t)
+{
+    push(s, &s->node[t->process], t->p);
+}
+
+void storage_request(struct sim *s, struct node *n, const struct store_request *r)
+{
+    struct item *i = xcalloc(1, sizeof *i);
+    i->req = *r;
+    struct task *t;
+    if (r->type == SR_CHANGES) /* the reader takes the store as it is when its turn comes */
+        t = sim_at(s, s->now + rng_skewed(&s->rng, 100 * US, 20 * MS), n->self, read_changes);
+    else
+        t = node_mail(s, n, REPLICATION_TO_STORAGE, request_arrives);
+    t->p = i;
+    t->drop = drop_item;
+}
+
+void storage_submit(struct sim *s, struct node *n, struct op *op)
+{
+    struct item *i = xcalloc(1, sizeof *i);
+    i->op = op;
+    struct task *t = node_mail(s, n, RELAY_TO_STORAGE, request_arrives);
+    t->p = i;
+    t->drop = drop_item;
+}
+
+void storage_start(struct sim *s, struct node *n)
+{
+    n->storage = (struct storage_model){.own = xcalloc(1, sizeof(struct own))};
+    own_init(n->storage.own);
+    n->disk.store->cursor = 0;
+    store_memory_defer(n->disk.store, true);
+    n->storage.committed = store_memory_meta(n->disk.store)->committed;
+    n->lsn_own = store_memory_meta(n->disk.store)->end.lsn;
+    tell_health(s, n, store_memory_meta(n->disk.store));
+}
+
+/* The process is gone; an own transaction that was on its way is on the disk or isn't. */
+void storage_stop(struct sim *s, struct node *n)
+{
+    struct storage_model *m = &n->storage;
+    if (m->own_open) {
+        store_memory_resume(n->disk.store);
+        if (rng_chance(&s->rng, 0.5))
+            own_commit(m->own, m->committed);
+        else
+            own_abort(m->own);
+    }
+    store_memory_sync(n->disk.store);
+    while (m->head)
+        item_free(pop(m));
+    while (m->under_way) {
+        struct item *i = m->under_way;
+        m->under_way = i->next;
+        item_free(i);
+    }
+    own_free(m->own);
+    free(m->own);
+    *m = (struct storage_model){0};
+}
