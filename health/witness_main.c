@@ -18,6 +18,7 @@ enum { EXIT_FAILED = 1, EXIT_USAGE = 2 };
 struct running {
     struct witness *witness;
     uv_signal_t term, interrupt, hangup;
+    uv_timer_t watchdog;
 };
 
 static void usage(FILE *out)
@@ -51,6 +52,21 @@ static void close_signals(struct running *r)
     uv_close((uv_handle_t *)&r->term, NULL);
     uv_close((uv_handle_t *)&r->interrupt, NULL);
     uv_close((uv_handle_t *)&r->hangup, NULL);
+    uv_close((uv_handle_t *)&r->watchdog, NULL);
+}
+
+/* The loop runs, so it is well: all that the witness does is done on it. */
+static void on_watchdog(uv_timer_t *t)
+{
+    sd_notify(0, "WATCHDOG=1");
+}
+
+static void start_watchdog(uv_loop_t *loop, struct running *r)
+{
+    uint64_t limit_us = 0;
+    uv_timer_init(loop, &r->watchdog);
+    if (sd_watchdog_enabled(0, &limit_us) > 0)
+        uv_timer_start(&r->watchdog, on_watchdog, limit_us / 2000, limit_us / 2000);
 }
 
 static void on_signal(uv_signal_t *s, int number)
@@ -82,6 +98,7 @@ static int serve(const struct witness_config *c)
         uv_signal_start(&r.term, on_signal, SIGTERM);
         uv_signal_start(&r.interrupt, on_signal, SIGINT);
         uv_signal_start(&r.hangup, on_signal, SIGHUP);
+        start_watchdog(&loop, &r);
         log_info("witness.started", "version=%s listen=%s clusters=%u", BATON_VERSION, c->listen,
                  c->n_clusters);
         sd_notify(0, "READY=1");

@@ -133,7 +133,7 @@ static bool mail(struct buf *out, const struct node_status *s)
               sample(out, name, "state", "held", (double)s->queue.held) &&
               sample(out, name, "state", "quarantined", (double)s->queue.quarantined) &&
               sample(out, name, "state", "in_doubt", (double)s->queue.in_doubt) &&
-              gauge(out, "baton_queue_oldest_age_seconds", s->queue.oldest_s,
+              gauge(out, "baton_queue_oldest_seconds", s->queue.oldest_s,
                     "Age of the oldest message in the queue.") &&
               gauge(out, "baton_smtp_sessions", (double)s->smtp.sessions, "Open SMTP sessions.") &&
               counter(out, "baton_smtp_connections_total", s->smtp.connections_total,
