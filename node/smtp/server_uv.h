@@ -5,16 +5,7 @@
 
 #include "node/control/events_uv.h"
 #include "node/queue/queue_uv.h"
-
-/* What a client may do now; decided by the composition from role, mode and disk. */
-enum smtp_gate {
-    SMTP_OPEN,        /* 220, mail is taken */
-    SMTP_NOT_PRIMARY, /* standby, fenced, handing over: greet 421 4.3.2 and close; sessions under
-                         way get 421 4.3.2 at their next command (at once when idle); one whose
-                         message is with the queue waits for its fate */
-    SMTP_ALONE,       /* solo with when_alone = "refuse": 451 4.3.2 at MAIL FROM */
-    SMTP_FULL,        /* below the disk reserve: 452 4.3.1 at MAIL FROM */
-};
+#include "node/smtp/session.h" /* enum smtp_gate */
 
 struct smtp_server;
 
