@@ -180,9 +180,15 @@ static int follow_marked(struct store *s, const struct row *in, const struct row
     case ROW_MESSAGE:
         merge_message(&here->message, &in->message, &out.message, &same);
         break;
-    case ROW_RECIPIENT:
-        merge_recipient(&here->recipient, &in->recipient, &out.recipient);
+    case ROW_RECIPIENT: {
+        /* As the primary judges it (rejoin.c): else its quarantined row would lose to the queued
+         * one here, and the copies would differ once the mark is gone. */
+        struct row_recipient own = here->recipient;
+        if (mark == UNMERGED_QUARANTINE && own.state == RCPT_QUEUED)
+            own.state = RCPT_QUARANTINED;
+        merge_recipient(&own, &in->recipient, &out.recipient);
         break;
+    }
     case ROW_OPSTATE:
         merge_opstate(&here->opstate, &in->opstate, &out.opstate);
         break;
