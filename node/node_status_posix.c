@@ -145,6 +145,7 @@ void node_status(void *node, struct node_status *out)
     out->wall_ms = clock_wall_ms();
     out->uptime_s = (double)(now - n->started_ns) / 1e9;
     health_view(n->health, &out->pair);
+    out->takeover_until_ms = atomic_load(&n->takeover_until_ms);
     health_voters(n->health, out->voter_reachable, out->voter_voting);
     replication_view(n->replication, &out->replica);
     out->own_lsn = out->replica.own_lsn;

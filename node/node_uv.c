@@ -19,6 +19,7 @@
 #include "node/base/clock_posix.h"
 #include "node/base/crypto_openssl.h"
 #include "node/base/log.h"
+#include "node/control/takeover.h"
 #include "node/notify_systemd.h"
 #include "node/privileges_posix.h"
 
@@ -374,10 +375,24 @@ static void storage_failed(void *ctx, int err, const char *why)
 static void storage_opstate(void *ctx, struct slice key, struct slice value)
 {
     struct node *n = ctx;
-    if (!slice_eq(key, SLICE_LIT("takeover")))
+    if (!slice_eq(key, SLICE_LIT(TAKEOVER_KEY)))
         return;
+    int64_t until = 0;
     struct pair_event ev = {.type = PE_AUTO_TAKEOVER,
-                            .flag = !slice_istarts(value, SLICE_LIT("off"))};
+                            .flag = takeover_is_on(value, clock_wall_ms(), &until)};
+    atomic_store(&n->takeover_until_ms, until);
+    tell_health(n, &ev);
+}
+
+/* `takeover off --for 2h`: each node turns it on again by itself when the time has come. */
+static void end_takeover_off(struct node *n)
+{
+    int64_t until = atomic_load(&n->takeover_until_ms);
+    if (!until || clock_wall_ms() < until ||
+        !atomic_compare_exchange_strong(&n->takeover_until_ms, &until, 0))
+        return;
+    log_info("takeover.on", "why=\"the time given to takeover off is over\"");
+    struct pair_event ev = {.type = PE_AUTO_TAKEOVER, .flag = true};
     tell_health(n, &ev);
 }
 
@@ -593,6 +608,7 @@ static void on_timer(uv_timer_t *t)
     if (n->ticks++ % (1000 / TICK_MS) == 0) {
         check_disk(n);
         alarm_if_alone(n, now);
+        end_takeover_off(n);
         notify_status(n->view.why);
     }
     uint64_t every = notify_watchdog_interval_ms();

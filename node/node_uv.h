@@ -62,7 +62,8 @@ struct node {
     unsigned closing; /* parts whose close callback is still due */
 
     _Atomic uint64_t relay_alive_ns, own_lsn;
-    _Atomic bool virgin; /* the store has never held a history */
+    _Atomic int64_t takeover_until_ms; /* when automatic takeover is on again; 0: no such time */
+    _Atomic bool virgin;               /* the store has never held a history */
     pthread_rwlock_t
         running;          /* held for reading by every call from thread to thread; see enter() */
     bool calls_over;      /* guarded by it */

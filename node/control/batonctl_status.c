@@ -135,7 +135,9 @@ static void print_facts(const json_t *s, const json_t *before, FILE *f)
                : yes(s, "arbiter.reachable")                   ? ", answers"
                                                                : ", does not answer");
     table_cell(t, "takeover");
-    table_cell(t, "%s", yes(s, "auto_takeover") ? "automatic" : "automatic takeover is off");
+    const char *until = str(s, "auto_takeover_until", NULL);
+    table_cell(t, "%s%s%s", yes(s, "auto_takeover") ? "automatic" : "automatic takeover is off",
+               until ? ", on again at " : "", until ? until : "");
     table_cell(t, "queue");
     table_cell(t,
                "%lld message%s: %lld queued, %lld deferred, %lld held, %lld quarantined, %lld in "

@@ -7,6 +7,7 @@
 
 #include "node/base/clock_posix.h"
 #include "node/control/control_client_uv.h"
+#include "node/control/takeover.h"
 #include "node/control/text.h"
 
 static void begin_status(struct client *cl)
@@ -54,20 +55,18 @@ static void submit(struct client *cl, struct storage_op *op)
 static void begin_takeover(struct client *cl)
 {
     struct storage_op *op = new_op(cl, OP_OPSTATE);
-    char value[64] = "on";
-    if (!cl->request.on && cl->request.for_ms)
-        snprintf(value, sizeof value, "off until=%" PRId64,
-                 clock_wall_ms() + (int64_t)cl->request.for_ms);
-    else if (!cl->request.on)
-        snprintf(value, sizeof value, "off");
-    bool ok = buf_append_str(&op->memory, "takeover") && buf_append_str(&op->memory, value);
+    int64_t until = cl->request.for_ms ? clock_wall_ms() + (int64_t)cl->request.for_ms : 0;
+    char value[40];
+    takeover_value(value, cl->request.on, until);
+    bool ok = buf_append_str(&op->memory, TAKEOVER_KEY) && buf_append_str(&op->memory, value);
     assert(ok);
     (void)ok;
+    const size_t n = sizeof TAKEOVER_KEY - 1;
     op->rows = xcalloc(1, sizeof *op->rows);
     op->n_rows = 1;
     op->rows[0].type = ROW_OPSTATE;
-    op->rows[0].opstate.key = slice_of(op->memory.data, 8);
-    op->rows[0].opstate.value = slice_of(op->memory.data + 8, op->memory.len - 8);
+    op->rows[0].opstate.key = slice_of(op->memory.data, n);
+    op->rows[0].opstate.value = slice_of(op->memory.data + n, op->memory.len - n);
     submit(cl, op);
 }
 

@@ -102,7 +102,10 @@ static void pair_alarms(const struct node_status *s, struct status_alarm *out, u
     if (!p->peer_reachable)
         alarm_add(out, n, "peer_unreachable", true, "the other node is silent for %s",
                   text_duration(when, (int64_t)(p->silent_ns / 1000000)));
-    if (!p->auto_takeover)
+    if (!p->auto_takeover && s->takeover_until_ms > s->wall_ms)
+        alarm_add(out, n, "auto_takeover_off", false, "automatic takeover is off for another %s",
+                  text_duration(when, s->takeover_until_ms - s->wall_ms));
+    else if (!p->auto_takeover)
         alarm_add(out, n, "auto_takeover_off", false,
                   "automatic takeover is off; back on with: batonctl takeover on");
     if (llabs((long long)p->peer_wall_skew_ms) > SKEW_ALARM_MS)
@@ -289,6 +292,8 @@ static void pair_json(json_t *o, const struct node_status *s)
     set(o, "lsn", count(s->own_lsn));
     set(o, "committed", count(s->committed_lsn));
     set(o, "auto_takeover", json_boolean(p->auto_takeover));
+    set(o, "auto_takeover_until",
+        s->takeover_until_ms ? text(text_rfc3339(when, s->takeover_until_ms)) : json_null());
     set(o, "serving", json_boolean(status_serving(s)));
     set(o, "refusing", s->refusing ? text(s->refusing_why) : json_null());
     set(o, "alarms", alarms_json(s));

@@ -21,6 +21,7 @@ struct node_status {
     double uptime_s;
     bool alive; /* every thread made progress lately: /livez */
     struct pair_view pair;
+    int64_t takeover_until_ms; /* automatic takeover is off until then; 0: no such time */
     struct replica_view replica;
     bool voter_reachable[VOTERS], voter_voting[VOTERS];
     uint64_t own_lsn, committed_lsn;

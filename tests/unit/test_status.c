@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "node/control/status.h"
+#include "node/control/takeover.h"
 #include "status_fixture.h"
 
 static struct buf out;
@@ -307,6 +308,26 @@ static double ck_metrics(const struct node_status *s, const char *want)
     return found;
 }
 
+START_TEST(test_takeover_off_ends_by_itself)
+{
+    char value[40];
+    int64_t until;
+    ck_assert(takeover_is_on(slice_str(takeover_value(value, true, 0)), 5, &until));
+    ck_assert(!takeover_is_on(slice_str(takeover_value(value, false, 0)), 5, &until));
+    ck_assert_int_eq(until, 0);
+    takeover_value(value, false, 1000);
+    ck_assert(!takeover_is_on(slice_str(value), 999, &until));
+    ck_assert_int_eq(until, 1000);
+    ck_assert(takeover_is_on(slice_str(value), 1000, &until));
+    ck_assert_int_eq(until, 0);
+    ck_assert(takeover_is_on(SLICE_LIT(""), 0, &until)); /* removed: the default */
+    /* What can't be read as a time keeps it off. */
+    ck_assert(!takeover_is_on(SLICE_LIT("off until=soon"), 0, &until));
+    ck_assert(!takeover_is_on(SLICE_LIT("off until=99999999999999999999999"), 0, &until));
+    ck_assert_int_eq(until, 0);
+}
+END_TEST
+
 START_TEST(test_metrics)
 {
     struct node_status s = fixture_status();
@@ -411,6 +432,7 @@ int main(void)
     tcase_add_test(t, test_a_stalled_thread_ends_livez);
     tcase_add_test(t, test_a_standby_that_is_not_in_sync_says_how_far_it_is);
     tcase_add_test(t, test_alarms);
+    tcase_add_test(t, test_takeover_off_ends_by_itself);
     tcase_add_test(t, test_metrics);
     tcase_add_test(t, test_page_shows_state_and_alarms_and_fills_every_place);
     tcase_add_test(t, test_page_never_runs_what_strangers_wrote);
