@@ -49,7 +49,8 @@ static struct tls_ctx *ctx_new(bool server, int min_version)
                                     SSL_OP_IGNORE_UNEXPECTED_EOF);
     SSL_CTX_set_app_data(c->ssl, c);
     /* A server that verifies refuses every session, also one from a PSK, without this. */
-    SSL_CTX_set_session_id_context(c->ssl, (const uint8_t *)"baton", 5);
+    if (server)
+        SSL_CTX_set_session_id_context(c->ssl, (const uint8_t *)"baton", 5);
     return c;
 }
 
