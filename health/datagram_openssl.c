@@ -77,8 +77,9 @@ void datagram_refused(struct datagram_refused *r, enum datagram_refusal why, con
         [REFUSED_VERSION] = {"health.other_version",
                              "it speaks another version; install the same version on all machines"},
         [REFUSED_CLUSTER] = {"health.other_cluster",
-                             "it belongs to another cluster; make `cluster` the same in the files "
-                             "of one pair, and addresses and ports different between pairs"},
+                             "it belongs to another cluster; make `cluster` the same in both files "
+                             "of a pair and in the witness's `clusters`, and addresses and ports "
+                             "different between pairs"},
         [REFUSED_KEY] = {"health.wrong_key", "it holds another cluster key; copy the file that "
                                              "`key_file` names from one machine to all"},
         [REFUSED_NODE] = {"health.wrong_node",

@@ -107,8 +107,6 @@ static struct node *node_start(char name, bool virgin, uint8_t key_byte, char *e
     n->config.health.standby_timeout_ms = 1000;
     uint8_t key[32];
     memset(key, key_byte, sizeof key);
-    char node_name[2] = {name, 0};
-    log_set_node(node_name);
     struct health_hooks hooks = {.ctx = n, .effect = on_effect, .view = on_view};
     n->health = health_start(&n->config, key, &hooks, err, err_n);
     if (!n->health)
@@ -125,6 +123,7 @@ static int node_main(char **argv) /* node NAME DIR PORT_A PORT_B PORT_W VIRGIN K
     snprintf(directory, sizeof directory, "%s", argv[3]);
     for (unsigned i = 0; i < 3; i++)
         ports[i] = (unsigned)atoi(argv[4 + i]);
+    log_set_node(argv[2]); /* before threads start */
     char err[512];
     if (!node_start(argv[2][0], argv[7][0] == '1', (uint8_t)atoi(argv[8]), err, sizeof err)) {
         fprintf(stderr, "%s\n", err);
@@ -222,6 +221,7 @@ static void setup(void)
              "clusters = ( { name = \"mail-1\"; key_file = \"%s/cluster.key\"; } );\n",
              ports[WITNESS], directory, directory);
     write_file("witness.conf", 0644, text);
+    log_set_node("b");
     alarm(100);
 }
 
