@@ -26,7 +26,7 @@ int own_begin(struct own *o, struct store *s, uint32_t epoch, int64_t wall_ms)
     o->epoch = epoch;
     o->first = o->next = meta.end.lsn + 1;
     o->wall_ms = wall_ms;
-    o->purge = false;
+    o->purge = o->has_opstate = false;
     buf_clear(&o->rows);
     return s->ops->begin(s);
 }
@@ -42,6 +42,7 @@ int own_put(struct own *o, struct row *r)
     bool more;
     if (!apply_number(&o->rows, r, 1, o->epoch, &o->next))
         return STORE_FULL;
+    o->has_opstate = o->has_opstate || r->type == ROW_OPSTATE;
     int err = o->store->ops->put(o->store, r, UNMERGED_NONE);
     if (!err && apply_is_purge(r, &before_ms)) {
         o->purge = true;

@@ -20,6 +20,7 @@ struct own {
     struct buf rows;    /* encoded */
     struct buf scratch; /* rows on their way through a merge */
     bool purge;         /* a purge row is in it */
+    bool has_opstate;   /* operator state is */
 };
 void own_init(struct own *o);
 void own_free(struct own *o);

@@ -1,9 +1,8 @@
-/* Which recipients an operator means, and what is to be done with them. Core: plain data. */
+/* Which recipients an operator means, and what is to be done with them. Core. */
 #ifndef BATON_QUEUE_SELECTOR_H
 #define BATON_QUEUE_SELECTOR_H
 
-#include <stdbool.h>
-#include <stdint.h>
+#include "replication/row.h"
 
 enum select_action { SELECT_HOLD, SELECT_RELEASE, SELECT_RETRY, SELECT_CANCEL };
 
@@ -14,4 +13,12 @@ struct selector { /* ANDed; unset parts match all */
     char state[16]; /* "", queued, deferred, held, quarantined, in-doubt */
     uint64_t older_than_ms;
 };
+
+/* "queued" (never attempted), "deferred", "held", "quarantined", "in-doubt", or, when terminal, the
+ * state's name. Every unfinished recipient is in one of the first five. */
+const char *selector_state(const struct row_recipient *r);
+/* Does the state part fit? The other parts never change once a recipient is there. */
+bool selector_fits(const struct selector *s, const struct row_recipient *r);
+/* Carries the action out on the row; false: there is nothing to change. */
+bool selector_apply(enum select_action action, struct row_recipient *r, int64_t now_ms);
 #endif

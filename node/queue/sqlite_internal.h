@@ -59,6 +59,7 @@ enum statement {
     ST_OPSTATE_PREFIX,
     ST_DOMAIN_NEXT,
     ST_DUE,
+    ST_BODY_INLINE,
     ST_NEXT_DUE,
     ST_NEXT_QUARANTINED,
     ST_QUARANTINED_IDS,
@@ -135,6 +136,10 @@ int sqlite_mark_unmerged(struct store *s, struct pos shared,
 int sqlite_find_twin(struct store *s, const struct row_message *m, uint64_t above, uint64_t *id);
 int sqlite_each_bounce(struct store *s, uint64_t parent, store_row_fn fn, void *ctx);
 int sqlite_purge(struct store *s, int64_t before_ms, unsigned limit, bool *more);
+/* select_sqlite.c, for read_sqlite.c. */
+struct storage_read;
+int sqlite_read_list(struct store_sqlite *x, struct storage_read *r, int64_t now_ms);
+int sqlite_read_summary(struct store_sqlite *x, struct storage_read *r, int64_t now_ms);
 /* The tally of a message (loaded when it isn't at hand); NULL: error. */
 struct tally *sqlite_tally(struct store_sqlite *x, uint64_t id, int *err);
 /* The message is gone: takes it out of the counts. */

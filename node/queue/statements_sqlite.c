@@ -41,8 +41,8 @@ static const char *const text[STATEMENTS] = {
         "SELECT " MESSAGE_COLUMNS " FROM message WHERE parent=?1 AND parent<>0 ORDER BY id",
     [ST_MESSAGE_TOMBSTONES] = "SELECT id FROM message WHERE state=1 AND done_ms<?1 AND mark=0 "
                               "ORDER BY done_ms LIMIT ?2",
-    [ST_MESSAGE_OLDEST] = "SELECT received_ms FROM message WHERE state=0 "
-                          "ORDER BY received_ms LIMIT 1",
+    [ST_MESSAGE_OLDEST] = "SELECT received_ms FROM message INDEXED BY message_live WHERE state=0 "
+                          "ORDER BY id LIMIT 1",
 
     [ST_RECIPIENT_INSERT] =
         "INSERT INTO recipient(" RECIPIENT_COLUMNS
@@ -93,7 +93,8 @@ static const char *const text[STATEMENTS] = {
                        "WHERE state=1 AND held=0 AND domain>?1 ORDER BY domain,next_ms LIMIT 1",
     [ST_DUE] = "SELECT " RECIPIENT_COLUMNS " FROM recipient INDEXED BY recipient_due "
                "WHERE state=1 AND held=0 AND domain=?1 AND next_ms<=?2 AND "
-               "(next_ms,id,idx)>(?3,?4,?5) ORDER BY next_ms,id,idx",
+               "(next_ms,id,idx)>(?3,?4,?5) AND lsn<=?6 ORDER BY next_ms,id,idx",
+    [ST_BODY_INLINE] = "SELECT substr(body,?2,?3),chunks FROM message WHERE id=?1",
     [ST_NEXT_DUE] = "SELECT next_ms FROM recipient INDEXED BY recipient_due WHERE state=1 AND "
                     "held=0 AND domain=?1 AND next_ms>?2 ORDER BY next_ms LIMIT 1",
     [ST_NEXT_QUARANTINED] = "SELECT next_ms FROM recipient INDEXED BY recipient_quarantined "

@@ -88,9 +88,10 @@ enum read_type {
                  pairs (message row without body, recipient row) */
     READ_NEXT_DUE, /* earliest next_ms of any queued recipient or quarantined release above due_ms
                       -> due_ms */
-    READ_LIST,     /* selector, cursor, limit -> like READ_DUE */
-    READ_SUMMARY,  /* by = "domain" | "sender" | "campaign" | "state" | "age" -> JSON text in bytes
-                    */
+    READ_LIST,    /* selector, cursor (id, index), limit -> like READ_DUE, ordered by (id, index) */
+    READ_SUMMARY, /* by = "domain" | "sender" | "campaign" | "state" | "age" -> JSON text in bytes:
+                     an array of {<by>, recipients, queued, deferred, held, quarantined, in_doubt,
+                     oldest_s}, most recipients first; at most `limit` (0: 1,000) */
     READ_OPSTATES, /* all with key prefix `domain`: encoded opstate rows */
 };
 struct queue_counts { /* messages, in disjoint states */
@@ -104,6 +105,7 @@ struct storage_read {
     uint64_t id, offset;
     size_t limit;
     int64_t due_ms;
+    uint64_t up_to_lsn; /* READ_DUE: rows changed after it are left out; 0: none are */
     char *domain, *by;
     struct {
         int64_t next_ms;

@@ -44,7 +44,7 @@ static const char *const schema[] = {
     "sha256 BLOB NOT NULL,sender TEXT NOT NULL,envid TEXT NOT NULL,campaign TEXT NOT NULL,"
     "origin TEXT NOT NULL,prefix BLOB,body BLOB)",
     "CREATE INDEX message_lsn ON message(lsn)",
-    "CREATE INDEX message_live ON message(received_ms) WHERE state=0",
+    "CREATE INDEX message_live ON message(id) WHERE state=0",
     "CREATE INDEX message_done ON message(done_ms) WHERE state=1",
     "CREATE INDEX message_marked ON message(id) WHERE mark<>0",
     "CREATE INDEX message_parent ON message(parent) WHERE parent<>0",

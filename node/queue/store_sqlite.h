@@ -30,6 +30,20 @@ void store_sqlite_counts(struct store *s, uint64_t out[CLASSES]);
 int64_t store_sqlite_oldest(struct store *s);
 /* Moves the WAL into the database when it has grown; between transactions only. */
 void store_sqlite_checkpoint(struct store *s);
+/* Unfinished recipients that a selector means, after (id, index), as (u64 id, u32 index) appended
+ * to keys; at most limit. On a reader. */
+struct selector;
+int store_sqlite_select(struct store *s, const struct selector *what, int64_t now_ms, uint64_t *id,
+                        uint32_t *index, unsigned limit, struct buf *keys, bool *more);
+/* Quarantined, unheld recipients whose next_ms has come, encoded; at most limit. */
+int store_sqlite_due_quarantined(struct store *s, int64_t now_ms, unsigned limit, struct buf *rows);
+/* (first 8 bytes of the body's hash, id) of every message with a quarantined recipient. */
+typedef void (*store_sqlite_quarantined_fn)(void *ctx, uint64_t prefix, uint64_t id);
+int store_sqlite_quarantined(struct store *s, unsigned limit, store_sqlite_quarantined_fn fn,
+                             void *ctx);
+/* One read of storage_uv.h, into r's result fields. On a reader. */
+struct storage_read;
+void store_sqlite_read(struct store *s, struct storage_read *r, int64_t now_ms);
 /* The last error of SQLite, for the log. */
 const char *store_sqlite_error(struct store *s);
 #endif

@@ -1,0 +1,421 @@
+/* What replication asks of the storage thread (replication/port.h). In the order of the line, each
+ * answered once, on this thread: an answer never overtakes a batch or a durable position. */
+#include <assert.h>
+#include <stdlib.h>
+
+#include "node/base/clock_posix.h"
+#include "node/queue/storage_internal_uv.h"
+
+enum {
+    FOLLOW_BYTES = 8 << 20, /* batches that share one transaction on the standby */
+    FOLLOW_MAX = 256,
+    UNMERGED_CAP = 8 << 20, /* below FRAME_MAX, whatever the request's limit */
+    CHANGES_CAP = 8 << 20
+};
+
+static struct slice bytes_of(const struct store_request *r)
+{
+    return r->bytes ? slice_of(r->bytes->data, r->bytes->n) : slice_of(NULL, 0);
+}
+
+/* Is there anything that health should hear of? */
+static bool differs(const struct store_meta *a, const struct store_meta *b)
+{
+    return !store_id_eq(&a->id, &b->id) || a->copying != b->copying || a->unfit != b->unfit ||
+           a->epoch_seen != b->epoch_seen || a->end.epoch != b->end.epoch ||
+           a->history.n != b->history.n ||
+           (a->history.n && memcmp(&a->history.row[a->history.n - 1],
+                                   &b->history.row[b->history.n - 1], sizeof a->history.row[0]));
+}
+
+static void reply(struct storage *s, const struct store_request *r, struct store_reply *out)
+{
+    out->type = r->type;
+    out->cookie = r->cookie;
+    s->store->ops->get_meta(s->store, &out->meta);
+    s->hooks.reply(s->hooks.ctx, out);
+}
+
+static void tell_if_changed(struct storage *s, const struct store_meta *before)
+{
+    struct store_meta now;
+    s->store->ops->get_meta(s->store, &now);
+    if (differs(before, &now))
+        s->hooks.changed(s->hooks.ctx, &now);
+}
+
+static bool is_disk_error(int err)
+{
+    return err == STORE_IO || err == STORE_FULL;
+}
+
+void writer_tell_opstate(struct storage *s, struct slice rows)
+{
+    struct wire_reader r = wire_read(rows);
+    struct row row, here;
+    enum unmerged_class mark;
+    while (r.n && row_decode(&r, &row))
+        if (row.type == ROW_OPSTATE && s->store->ops->get(s->store, &row, &here, &mark) == STORE_OK)
+            s->hooks.opstate(s->hooks.ctx, here.opstate.key, here.opstate.value);
+}
+
+/* --- following: batches that wait share a transaction, each gets its answer --- */
+
+struct followed {
+    struct item *item;
+    struct batch batch;
+    struct store_reply answer;
+};
+
+static bool has_opstate(const struct batch *b, bool *purge)
+{
+    struct wire_reader r = wire_read(b->rows);
+    struct row row;
+    int64_t before_ms;
+    bool any = false;
+    while (r.n && row_decode(&r, &row)) {
+        any = any || row.type == ROW_OPSTATE;
+        *purge = *purge || apply_is_purge(&row, &before_ms);
+    }
+    return any;
+}
+
+/* All in one transaction; any error: none of them. */
+static int follow_together(struct storage *s, struct followed *f, unsigned n)
+{
+    struct store *store = s->store;
+    struct store_meta meta;
+    uint64_t cursor = store->cursor;
+    store->ops->get_meta(store, &meta);
+    int err = store->ops->begin(store);
+    if (err)
+        return err;
+    for (unsigned i = 0; !err && i < n; i++) {
+        err = apply_follow_rows(store, &f[i].batch, &meta);
+        f[i].answer.meta = meta;
+    }
+    meta.written_ms = clock_wall_ms();
+    if (!err)
+        err = store->ops->set_meta(store, &meta);
+    if (!err)
+        err = store->ops->commit(store);
+    else
+        store->ops->rollback(store);
+    if (err)
+        store->cursor = cursor;
+    return err;
+}
+
+static void follow(struct storage *s, struct followed *f, unsigned n)
+{
+    struct store_meta before;
+    uint64_t rows = 0, bytes = 0;
+    s->store->ops->get_meta(s->store, &before);
+    storage_begun(s);
+    int err = s->failed ? STORE_IO : s->epoch ? STORE_CONFLICT : follow_together(s, f, n);
+    if (err && n > 1 && !is_disk_error(err)) { /* find out which of them */
+        for (unsigned i = 0; i < n; i++)
+            f[i].answer.err = apply_follow(s->store, &f[i].batch, clock_wall_ms());
+        err = STORE_OK;
+    } else {
+        for (unsigned i = 0; i < n; i++)
+            f[i].answer.err = err;
+    }
+    for (unsigned i = 0; i < n; i++) {
+        if (!f[i].answer.err) {
+            rows += f[i].batch.n_rows;
+            bytes += f[i].batch.rows.n;
+            if (has_opstate(&f[i].batch, &s->purging))
+                writer_tell_opstate(s, f[i].batch.rows);
+        }
+        f[i].answer.type = SR_FOLLOW;
+        f[i].answer.cookie = f[i].item->request.cookie;
+        if (f[i].answer.err)
+            s->store->ops->get_meta(s->store, &f[i].answer.meta);
+        s->hooks.reply(s->hooks.ctx, &f[i].answer);
+    }
+    if (is_disk_error(err) && !s->failed)
+        storage_fail(s, err, store_sqlite_error(s->store));
+    else if (!err)
+        storage_ended(s, rows, bytes);
+    tell_if_changed(s, &before);
+}
+
+static void follow_line(struct storage *s, struct list *line)
+{
+    struct followed *f = xcalloc(FOLLOW_MAX, sizeof *f);
+    unsigned n = 0;
+    size_t bytes = 0;
+    while (n < FOLLOW_MAX && bytes < FOLLOW_BYTES && line->head && !line->head->op &&
+           line->head->request.type == SR_FOLLOW) {
+        struct item *i = list_pop(line);
+        struct wire_reader r = wire_read(bytes_of(&i->request));
+        if (!batch_decode(&r, &f[n].batch)) {
+            struct store_reply bad = {.err = STORE_CORRUPT};
+            if (n) { /* in order */
+                follow(s, f, n);
+                for (unsigned k = 0; k < n; k++)
+                    item_free(f[k].item);
+                n = 0;
+            }
+            reply(s, &i->request, &bad);
+            item_free(i);
+            continue;
+        }
+        bytes += f[n].batch.rows.n;
+        memset(&f[n].answer, 0, sizeof f[n].answer);
+        f[n++].item = i;
+    }
+    if (n)
+        follow(s, f, n);
+    for (unsigned k = 0; k < n; k++)
+        item_free(f[k].item);
+    free(f);
+}
+
+/* --- the others --- */
+
+static int promote(struct storage *s, const struct store_request *r, struct store_reply *out)
+{
+    struct pos end;
+    if (r->mode != MODE_PAIRED && r->mode != MODE_SOLO)
+        return STORE_CONFLICT;
+    int err = apply_promote(s->store, r->epoch, (enum history_mode)r->mode, clock_wall_ms(),
+                            (int64_t)s->quarantine_ms, &out->first, &end);
+    if (err)
+        return err;
+    s->epoch = r->epoch;
+    s->committed = (struct pos){0, 0};
+    s->twins_stale = true;
+    return STORE_OK;
+}
+
+static int mode(struct storage *s, const struct store_request *r, struct store_reply *out)
+{
+    struct store_meta meta;
+    s->store->ops->get_meta(s->store, &meta);
+    out->first = r->first ? r->first : meta.end.lsn + 1;
+    return apply_mode(s->store, r->epoch, (enum history_mode)r->mode, out->first, r->committed);
+}
+
+static int adopt(struct storage *s, const struct store_request *r)
+{
+    struct history h;
+    struct wire_reader w = wire_read(bytes_of(r));
+    if (s->epoch)
+        return STORE_CONFLICT;
+    if (!history_decode(&w, &h))
+        return STORE_CORRUPT;
+    return apply_adopt(s->store, r->pos, &h, r->committed);
+}
+
+static int unmark(struct storage *s, const struct store_request *r)
+{
+    struct store *store = s->store;
+    struct wire_reader w = wire_read(bytes_of(r));
+    int err = store->ops->begin(store);
+    if (err)
+        return err;
+    while (!err && w.n) {
+        struct row row;
+        err = row_decode(&w, &row) ? store->ops->unmark(store, &row) : STORE_CORRUPT;
+    }
+    if (!err)
+        return store->ops->commit(store);
+    store->ops->rollback(store);
+    return err;
+}
+
+struct unmerged_read {
+    struct buf out;
+    size_t limit;
+    uint32_t skip, n;
+    bool more;
+};
+
+static bool read_unmerged(void *ctx, const struct row *r, enum unmerged_class mark)
+{
+    struct unmerged_read *u = ctx;
+    if (u->skip) {
+        u->skip--;
+        return true;
+    }
+    size_t start = u->out.len;
+    if ((u->n && u->out.len >= u->limit) || !wire_put_u8(&u->out, (uint8_t)mark) ||
+        !row_encode(&u->out, r)) {
+        u->out.len = start;
+        u->more = true;
+        return false;
+    }
+    u->n++;
+    return true;
+}
+
+static int unmerged(struct storage *s, const struct store_request *r, struct store_reply *out)
+{
+    struct unmerged_read u = {.skip = r->skip, .limit = r->limit};
+    buf_init(&u.out, UNMERGED_CAP);
+    int err = s->store->ops->each_unmerged(s->store, read_unmerged, &u);
+    out->bytes = shared_new(buf_slice(&u.out));
+    out->n_rows = u.n;
+    out->more = u.more;
+    buf_free(&u.out);
+    return err;
+}
+
+static int set_meta(struct store *store, struct store_meta *meta)
+{
+    int err = store->ops->begin(store);
+    if (!err)
+        err = store->ops->set_meta(store, meta);
+    if (!err)
+        return store->ops->commit(store);
+    store->ops->rollback(store);
+    return err;
+}
+
+static int epoch_seen(struct storage *s, uint32_t epoch)
+{
+    struct store_meta meta;
+    s->store->ops->get_meta(s->store, &meta);
+    if (epoch <= meta.epoch_seen)
+        return STORE_OK;
+    meta.epoch_seen = epoch;
+    return set_meta(s->store, &meta);
+}
+
+static int carry_out(struct storage *s, const struct store_request *r, struct store_reply *out)
+{
+    if (s->failed && r->type != SR_CLOSE && r->type != SR_META)
+        return STORE_IO;
+    switch (r->type) {
+    case SR_PROMOTE:
+        return promote(s, r, out);
+    case SR_MODE:
+        return mode(s, r, out);
+    case SR_CLOSE:
+        s->epoch = 0;
+        return STORE_OK;
+    case SR_ADOPT:
+        return adopt(s, r);
+    case SR_WIPE:
+        return s->epoch ? STORE_CONFLICT : apply_wipe(s->store, &r->store);
+    case SR_MERGE:
+        return writer_merge(s, r);
+    case SR_UNMARK:
+        return unmark(s, r);
+    case SR_UNMERGED:
+        return unmerged(s, r, out);
+    case SR_EPOCH_SEEN:
+        return epoch_seen(s, r->epoch);
+    case SR_META:
+        return STORE_OK;
+    case SR_COMMITTED:
+    case SR_FOLLOW:
+    case SR_CHANGES:
+        break;
+    }
+    assert(!"request elsewhere");
+    return STORE_CONFLICT;
+}
+
+/* A standby's knowledge of what is committed is written with its next batch; a primary's too. */
+static void remember_committed(struct storage *s, struct pos committed)
+{
+    if (pos_cmp(committed, s->committed) > 0)
+        s->committed = committed;
+}
+
+void writer_requests(struct storage *s, struct list *line)
+{
+    assert(line->head && !line->head->op);
+    if (line->head->request.type == SR_FOLLOW) {
+        follow_line(s, line);
+        return;
+    }
+    struct item *i = list_pop(line);
+    struct store_request *r = &i->request;
+    if (r->type == SR_COMMITTED) {
+        remember_committed(s, r->committed);
+        item_free(i);
+        return;
+    }
+    struct store_reply out = {.err = STORE_OK};
+    struct store_meta before;
+    s->store->ops->get_meta(s->store, &before);
+    storage_begun(s);
+    out.err = carry_out(s, r, &out);
+    if (r->type == SR_CLOSE)
+        atomic_fetch_sub(&s->closing, 1);
+    reply(s, r, &out);
+    if (is_disk_error(out.err) && !s->failed)
+        storage_fail(s, out.err, store_sqlite_error(s->store));
+    else if (!s->failed)
+        storage_ended(s, 0, 0);
+    tell_if_changed(s, &before);
+    item_free(i);
+}
+
+/* --- the feed's reader (protocol 10) --- */
+
+struct changes {
+    struct buf rows;
+    size_t limit;
+    uint64_t last;
+    uint32_t n;
+    bool cut;
+};
+
+static bool add_change(void *ctx, const struct row *r, enum unmerged_class mark)
+{
+    struct changes *c = ctx;
+    if (mark != UNMERGED_NONE) /* not of this history yet */
+        return true;
+    if ((c->n && c->rows.len >= c->limit) || !row_encode(&c->rows, r)) {
+        c->cut = true;
+        return false;
+    }
+    c->last = row_pos(r).lsn;
+    c->n++;
+    return true;
+}
+
+/* One snapshot. Complete: all rows up to the end of the store, as it is in that snapshot, were
+ * read; what a reader can see is on the disk. */
+void reader_changes(struct storage *s, struct store *store, const struct store_request *r)
+{
+    struct store_reply out = {.type = SR_CHANGES, .cookie = r->cookie};
+    struct changes c = {.limit = r->limit, .last = r->first};
+    struct buf all, history;
+    buf_init(&c.rows, CHANGES_CAP);
+    buf_init(&all, CHANGES_CAP + (1 << 16));
+    buf_init(&history, 1 << 14);
+    out.err = store->ops->begin(store);
+    if (!out.err) {
+        store->ops->get_meta(store, &out.meta);
+        out.err = store->ops->changes_after(store, r->first, add_change, &c);
+        store->ops->rollback(store);
+    }
+    struct batch b = {.epoch = out.meta.end.epoch,
+                      .first = r->first + 1,
+                      .last = c.last,
+                      .complete = !c.cut,
+                      .committed = out.meta.committed,
+                      .rows = buf_slice(&c.rows),
+                      .n_rows = c.n};
+    if (b.complete) {
+        b.last = out.meta.end.lsn > r->first ? out.meta.end.lsn : r->first;
+        if (history_encode(&history, &out.meta.history))
+            b.history = buf_slice(&history);
+    }
+    if (!out.err && !batch_encode(&all, &b))
+        out.err = STORE_FULL;
+    out.more = c.cut;
+    out.n_rows = c.n;
+    if (!out.err)
+        out.bytes = shared_new(buf_slice(&all));
+    buf_free(&c.rows);
+    buf_free(&all);
+    buf_free(&history);
+    s->hooks.reply(s->hooks.ctx, &out);
+}

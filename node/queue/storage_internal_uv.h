@@ -1,0 +1,107 @@
+/* What the files of the storage thread share. */
+#ifndef BATON_QUEUE_STORAGE_INTERNAL_UV_H
+#define BATON_QUEUE_STORAGE_INTERNAL_UV_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "node/queue/storage_uv.h"
+#include "node/queue/store_sqlite.h"
+#include "replication/own.h"
+
+/* What waits for the writer, in order: an operation or a request. */
+struct item {
+    struct item *next;
+    struct storage_op *op;
+    struct store_request request; /* when op is NULL */
+    /* OP_SELECT: what a reader found, to be changed by the writer; then the reader goes on. */
+    struct buf keys;
+    uint64_t cursor_id;
+    uint32_t cursor_index;
+    bool more;
+};
+
+struct list {
+    struct item *head, **tail;
+};
+
+enum { LANES = 3, LANE_CHANGES = 2 };
+
+struct lane { /* a reader thread */
+    struct storage *storage;
+    struct store *store;
+    pthread_t thread;
+    pthread_cond_t wake;
+    struct mail *reads, **reads_tail; /* struct storage_read */
+    struct list items;                /* SR_CHANGES, and searches of OP_SELECT */
+};
+
+enum { COMMIT_TIMES = 4096 };
+struct times { /* of the last commits */
+    uint64_t at_ns[COMMIT_TIMES];
+    uint32_t us[COMMIT_TIMES];
+    unsigned n;
+};
+
+struct twin { /* a quarantined message, by its body's hash */
+    uint64_t prefix, id;
+};
+
+struct storage {
+    struct storage_hooks hooks;
+    char *path;
+    uint64_t retention_ms, quarantine_ms;
+    pthread_t thread;
+    bool started;
+    struct lane lanes[LANES];
+
+    pthread_mutex_t lock; /* guards what follows, down to the writer's own */
+    pthread_cond_t wake;
+    bool stop;
+    struct list items;
+    uint64_t waiting; /* operations not yet answered */
+    struct queue_counts counts;
+    uint64_t commits, rows, bytes;
+    struct times times;
+
+    _Atomic uint64_t busy_since_ns; /* start of the transaction under way; 0: none */
+    _Atomic unsigned closing;       /* SR_CLOSE requests that are posted and not yet done */
+
+    /* the writer's own */
+    struct store *store;
+    struct own own;
+    uint32_t epoch;       /* whose operations are taken; 0: no one's */
+    struct pos committed; /* from SR_COMMITTED and the requests */
+    bool failed;
+    bool purging;
+    struct twin *twins; /* sorted by prefix; may hold some that are no longer quarantined */
+    size_t n_twins;
+    bool twins_stale;
+    uint64_t published_ns;
+};
+
+void list_init(struct list *l);
+void list_push(struct list *l, struct item *i);
+struct item *list_pop(struct list *l);
+void item_free(struct item *i);
+
+/* storage_uv.c */
+void storage_post(struct storage *s, struct item *i);   /* to the writer's end of the line */
+void storage_search(struct storage *s, struct item *i); /* to the operators' reader */
+void storage_answer(struct storage *s, struct storage_op *op, enum op_result result);
+void storage_begun(struct storage *s);                                /* a transaction starts */
+void storage_ended(struct storage *s, uint64_t rows, uint64_t bytes); /* and was committed */
+void storage_fail(struct storage *s, int err, const char *why);
+void storage_publish(struct storage *s, bool now); /* counts */
+
+/* writer_uv.c: takes operations off the front of `line` and commits them in one transaction. */
+void writer_operations(struct storage *s, struct list *line);
+/* A merge request of the primary. Returns enum store_err. */
+int writer_merge(struct storage *s, const struct store_request *r);
+/* requests_uv.c: carries out the request at the front of `line` (SR_FOLLOW: those behind it, too)
+ * and answers. */
+void writer_requests(struct storage *s, struct list *line);
+void reader_changes(struct storage *s, struct store *store, const struct store_request *r);
+/* Tells hooks.opstate of the operator state among encoded rows, as it stands in the store. */
+void writer_tell_opstate(struct storage *s, struct slice rows);
+#endif

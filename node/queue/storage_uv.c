@@ -1,0 +1,456 @@
+/* See storage_uv.h: the threads, their lines, statistics. What the writer does is in writer_uv.c
+ * and requests_uv.c. The writer thread alone touches the store; it also does the checkpoints,
+ * between transactions. Readers have a connection and a thread each. Nothing here runs a loop of
+ * libuv: answers are posted to the mailboxes of those who asked. */
+#include "node/queue/storage_uv.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "node/base/clock_posix.h"
+#include "node/base/log.h"
+#include "node/queue/storage_internal_uv.h"
+
+enum { SEARCH_STEP = 1000, PURGE_STEP = 500 };
+
+void list_init(struct list *l)
+{
+    l->head = NULL;
+    l->tail = &l->head;
+}
+
+void list_push(struct list *l, struct item *i)
+{
+    i->next = NULL;
+    *l->tail = i;
+    l->tail = &i->next;
+}
+
+struct item *list_pop(struct list *l)
+{
+    struct item *i = l->head;
+    if (!i)
+        return NULL;
+    l->head = i->next;
+    if (!l->head)
+        l->tail = &l->head;
+    return i;
+}
+
+void item_free(struct item *i)
+{
+    if (i->op)
+        storage_op_free(i->op);
+    else
+        shared_unref(i->request.bytes);
+    buf_free(&i->keys);
+    free(i);
+}
+
+static void selector_clear(struct selector *s)
+{
+    free(s->domain);
+    free(s->sender);
+    free(s->campaign);
+}
+
+void storage_op_free(struct storage_op *op)
+{
+    if (!op)
+        return;
+    selector_clear(&op->selector);
+    free(op->rows);
+    buf_free(&op->memory);
+    buf_free(&op->changed);
+    free(op);
+}
+
+void storage_read_free(struct storage_read *r)
+{
+    if (!r)
+        return;
+    selector_clear(&r->selector);
+    free(r->domain);
+    free(r->by);
+    buf_free(&r->bytes);
+    free(r);
+}
+
+/* --- posting --- */
+
+void storage_post(struct storage *s, struct item *i)
+{
+    pthread_mutex_lock(&s->lock);
+    list_push(&s->items, i);
+    pthread_cond_signal(&s->wake);
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void post_to_lane(struct storage *s, unsigned lane, struct item *i)
+{
+    struct lane *l = &s->lanes[lane];
+    pthread_mutex_lock(&s->lock);
+    list_push(&l->items, i);
+    pthread_cond_signal(&l->wake);
+    pthread_mutex_unlock(&s->lock);
+}
+
+void storage_search(struct storage *s, struct item *i)
+{
+    post_to_lane(s, 1, i);
+}
+
+void storage_request(struct storage *s, const struct store_request *r)
+{
+    struct item *i = xcalloc(1, sizeof *i);
+    i->request = *r;
+    if (r->type == SR_CLOSE) /* what is not numbered yet is refused from now on */
+        atomic_fetch_add(&s->closing, 1);
+    if (r->type == SR_CHANGES)
+        post_to_lane(s, LANE_CHANGES, i);
+    else
+        storage_post(s, i);
+}
+
+void storage_submit(struct storage *s, struct storage_op *op)
+{
+    struct item *i = xcalloc(1, sizeof *i);
+    i->op = op;
+    buf_init(&i->keys, SEARCH_STEP * 12);
+    op->result = OP_FAILED;
+    op->n_changed = 0;
+    pthread_mutex_lock(&s->lock);
+    s->waiting++;
+    pthread_mutex_unlock(&s->lock);
+    if (op->type == OP_SELECT)
+        storage_search(s, i);
+    else
+        storage_post(s, i);
+}
+
+void storage_answer(struct storage *s, struct storage_op *op, enum op_result result)
+{
+    op->result = result;
+    pthread_mutex_lock(&s->lock);
+    s->waiting--;
+    pthread_mutex_unlock(&s->lock);
+    mailbox_post(op->reply_to, &op->mail);
+}
+
+void storage_read(struct storage *s, unsigned lane, struct storage_read *r)
+{
+    assert(lane < LANE_CHANGES);
+    struct lane *l = &s->lanes[lane];
+    r->mail.next = NULL;
+    pthread_mutex_lock(&s->lock);
+    *l->reads_tail = &r->mail;
+    l->reads_tail = &r->mail.next;
+    pthread_cond_signal(&l->wake);
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* --- statistics --- */
+
+void storage_begun(struct storage *s)
+{
+    atomic_store(&s->busy_since_ns, clock_boot_ns());
+}
+
+void storage_ended(struct storage *s, uint64_t rows, uint64_t bytes)
+{
+    uint64_t now = clock_boot_ns(), since = atomic_exchange(&s->busy_since_ns, 0);
+    if (!rows)
+        return;
+    uint64_t us = (now - since) / 1000;
+    pthread_mutex_lock(&s->lock);
+    s->commits++;
+    s->rows += rows;
+    s->bytes += bytes;
+    unsigned k = s->times.n++ % COMMIT_TIMES;
+    s->times.at_ns[k] = now;
+    s->times.us[k] = us < UINT32_MAX ? (uint32_t)us : UINT32_MAX;
+    pthread_mutex_unlock(&s->lock);
+}
+
+void storage_fail(struct storage *s, int err, const char *why)
+{
+    atomic_store(&s->busy_since_ns, 0);
+    if (s->failed)
+        return;
+    s->failed = true;
+    s->hooks.failed(s->hooks.ctx, err, why);
+}
+
+/* Counts for status: at most ten times a second, and once more when all is quiet. */
+void storage_publish(struct storage *s, bool now)
+{
+    uint64_t t = clock_boot_ns(), class[CLASSES];
+    if (s->failed || (!now && t - s->published_ns < 100000000))
+        return;
+    s->published_ns = t;
+    store_sqlite_counts(s->store, class);
+    struct queue_counts c = {.queued = class[CLASS_QUEUED],
+                             .deferred = class[CLASS_DEFERRED],
+                             .held = class[CLASS_HELD],
+                             .quarantined = class[CLASS_QUARANTINED],
+                             .in_doubt = class[CLASS_IN_DOUBT],
+                             .oldest_ms = store_sqlite_oldest(s->store)};
+    c.messages = c.queued + c.deferred + c.held + c.quarantined + c.in_doubt;
+    pthread_mutex_lock(&s->lock);
+    s->counts = c;
+    pthread_mutex_unlock(&s->lock);
+}
+
+bool storage_counts(struct storage *s, struct queue_counts *out)
+{
+    pthread_mutex_lock(&s->lock);
+    *out = s->counts;
+    pthread_mutex_unlock(&s->lock);
+    return true;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return (x > y) - (x < y);
+}
+
+void storage_stats(const struct storage *cs, struct storage_stats *out)
+{
+    struct storage *s = (struct storage *)cs; /* the lock is not part of what is read */
+    uint32_t *us = xmalloc(COMMIT_TIMES * sizeof *us);
+    uint64_t now = clock_boot_ns(), since = atomic_load(&s->busy_since_ns);
+    unsigned n = 0;
+    pthread_mutex_lock(&s->lock);
+    *out = (struct storage_stats){
+        .commits = s->commits, .rows = s->rows, .bytes = s->bytes, .waiting = s->waiting};
+    unsigned have = s->times.n < COMMIT_TIMES ? s->times.n : COMMIT_TIMES;
+    for (unsigned i = 0; i < have; i++)
+        if (now - s->times.at_ns[i] < UINT64_C(60000000000))
+            us[n++] = s->times.us[i];
+    pthread_mutex_unlock(&s->lock);
+    if (n) {
+        qsort(us, n, sizeof *us, by_value);
+        out->commit_p50_us = us[n / 2];
+        out->commit_p99_us = us[n * 99 / 100];
+    }
+    if (since && now > since)
+        out->stalled_ms = (now - since) / 1000000;
+    free(us);
+}
+
+/* --- the writer --- */
+
+static void purge_step(struct storage *s)
+{
+    bool more = false;
+    int err = s->failed ? STORE_OK : apply_purge(s->store, PURGE_STEP, &more);
+    if (err)
+        storage_fail(s, err, store_sqlite_error(s->store));
+    s->purging = more && !err;
+}
+
+/* Waits for work. False: stop. */
+static bool take(struct storage *s, struct list *line)
+{
+    pthread_mutex_lock(&s->lock);
+    while (!s->stop && !s->items.head && !s->purging) {
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_sec++;
+        pthread_cond_timedwait(&s->wake, &s->lock, &until);
+        if (s->items.head)
+            break;
+        pthread_mutex_unlock(&s->lock);
+        storage_publish(s, true);
+        pthread_mutex_lock(&s->lock);
+    }
+    bool go = !s->stop || s->items.head;
+    *line = s->items;
+    if (!line->head)
+        line->tail = &line->head;
+    list_init(&s->items);
+    pthread_mutex_unlock(&s->lock);
+    return go;
+}
+
+static void *run_writer(void *arg)
+{
+    struct storage *s = arg;
+    struct list line;
+    while (take(s, &line)) {
+        if (s->purging)
+            purge_step(s);
+        while (line.head) {
+            if (line.head->op)
+                writer_operations(s, &line);
+            else
+                writer_requests(s, &line);
+            if (!s->failed)
+                store_sqlite_checkpoint(s->store);
+            storage_publish(s, false);
+        }
+        pthread_mutex_lock(&s->lock);
+        bool quiet = !s->items.head;
+        pthread_mutex_unlock(&s->lock);
+        if (quiet)
+            storage_publish(s, false);
+    }
+    return NULL;
+}
+
+/* --- readers --- */
+
+static void search(struct lane *l, struct item *i)
+{
+    int err = l->store->ops->begin(l->store);
+    if (!err) {
+        err = store_sqlite_select(l->store, &i->op->selector, clock_wall_ms(), &i->cursor_id,
+                                  &i->cursor_index, SEARCH_STEP, &i->keys, &i->more);
+        l->store->ops->rollback(l->store);
+    }
+    if (err) {
+        log_warn("storage.select", "error=%d %s", err, store_sqlite_error(l->store));
+        i->more = false;
+    }
+    storage_post(l->storage, i);
+}
+
+static void *run_reader(void *arg)
+{
+    struct lane *l = arg;
+    struct storage *s = l->storage;
+    for (;;) {
+        pthread_mutex_lock(&s->lock);
+        while (!s->stop && !l->reads && !l->items.head)
+            pthread_cond_wait(&l->wake, &s->lock);
+        struct storage_read *r = (struct storage_read *)l->reads;
+        struct item *i = NULL;
+        if (s->stop) {
+            pthread_mutex_unlock(&s->lock);
+            return NULL;
+        }
+        if (r) {
+            l->reads = r->mail.next;
+            if (!l->reads)
+                l->reads_tail = &l->reads;
+        } else {
+            i = list_pop(&l->items);
+        }
+        pthread_mutex_unlock(&s->lock);
+        if (r) {
+            store_sqlite_read(l->store, r, clock_wall_ms());
+            mailbox_post(r->reply_to, &r->mail);
+        } else if (i->op) {
+            search(l, i);
+        } else {
+            reader_changes(s, l->store, &i->request);
+            item_free(i);
+        }
+    }
+}
+
+/* --- life --- */
+
+struct storage *storage_open(const struct config *c, struct store_meta *meta, bool *virgin,
+                             char *err, size_t n)
+{
+    struct storage *s = xcalloc(1, sizeof *s);
+    s->path = xstrdup(c->store);
+    s->retention_ms = c->queue.retention_ms;
+    s->quarantine_ms = c->queue.quarantine_ms;
+    pthread_mutex_init(&s->lock, NULL);
+    pthread_cond_init(&s->wake, NULL);
+    list_init(&s->items);
+    own_init(&s->own);
+    s->twins_stale = true;
+    for (unsigned i = 0; i < LANES; i++) {
+        struct lane *l = &s->lanes[i];
+        l->storage = s;
+        pthread_cond_init(&l->wake, NULL);
+        l->reads_tail = &l->reads;
+        list_init(&l->items);
+    }
+    s->store = store_sqlite_open(c->store, c->cluster, err, n);
+    for (unsigned i = 0; s->store && i < LANES; i++) {
+        s->lanes[i].store = store_sqlite_open_reader(c->store, err, n);
+        if (!s->lanes[i].store) {
+            storage_stop(s);
+            return NULL;
+        }
+    }
+    if (!s->store) {
+        storage_stop(s);
+        return NULL;
+    }
+    s->store->ops->get_meta(s->store, meta);
+    *virgin = !meta->history.n && !meta->epoch_seen && !meta->copying && !meta->end.lsn;
+    storage_publish(s, true);
+    return s;
+}
+
+static bool tell_opstate(void *ctx, const struct row *r, enum unmerged_class mark)
+{
+    struct storage *s = ctx;
+    (void)mark;
+    if (r->type == ROW_OPSTATE)
+        s->hooks.opstate(s->hooks.ctx, r->opstate.key, r->opstate.value);
+    return true;
+}
+
+void storage_start(struct storage *s, const struct storage_hooks *hooks)
+{
+    s->hooks = *hooks;
+    s->started = true;
+    s->purging = true; /* the rest of a purge that was cut off by the end of the last process */
+    struct storage_read r = {.type = READ_OPSTATES};
+    store_sqlite_read(s->lanes[0].store, &r, clock_wall_ms());
+    struct wire_reader w = wire_read(buf_slice(&r.bytes));
+    struct row row;
+    while (w.n && row_decode(&w, &row))
+        tell_opstate(s, &row, UNMERGED_NONE);
+    buf_free(&r.bytes);
+    int rc = pthread_create(&s->thread, NULL, run_writer, s);
+    for (unsigned i = 0; i < LANES; i++)
+        rc |= pthread_create(&s->lanes[i].thread, NULL, run_reader, &s->lanes[i]);
+    assert(rc == 0);
+    (void)rc;
+}
+
+void storage_stop(struct storage *s)
+{
+    if (!s)
+        return;
+    pthread_mutex_lock(&s->lock);
+    s->stop = true;
+    pthread_cond_signal(&s->wake);
+    for (unsigned i = 0; i < LANES; i++)
+        pthread_cond_signal(&s->lanes[i].wake);
+    pthread_mutex_unlock(&s->lock);
+    if (s->started) {
+        for (unsigned i = 0; i < LANES; i++) /* they post to the writer */
+            pthread_join(s->lanes[i].thread, NULL);
+        pthread_join(s->thread, NULL);
+    }
+    for (unsigned k = 0; k < LANES; k++) {
+        struct lane *l = &s->lanes[k];
+        for (struct item *i; (i = list_pop(&l->items));)
+            item_free(i);
+        for (struct mail *m = l->reads, *next; m; m = next) {
+            next = m->next;
+            storage_read_free((struct storage_read *)m);
+        }
+        store_sqlite_close(l->store);
+        pthread_cond_destroy(&l->wake);
+    }
+    for (struct item *i; (i = list_pop(&s->items));)
+        item_free(i);
+    store_sqlite_close(s->store);
+    own_free(&s->own);
+    free(s->twins);
+    free(s->path);
+    pthread_cond_destroy(&s->wake);
+    pthread_mutex_destroy(&s->lock);
+    free(s);
+}
