@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 #include "node/base/crypto_openssl.h"
-#include "node/queue/sqlite_internal.h"
+#include "node/queue/internal_sqlite.h"
 #include "node/queue/storage_uv.h"
 
 enum { ROWS_MAX = 10000 };

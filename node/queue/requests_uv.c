@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 #include "node/base/clock_posix.h"
-#include "node/queue/storage_internal_uv.h"
+#include "node/queue/internal_uv.h"
 
 enum {
     FOLLOW_BYTES = 8 << 20, /* batches that share one transaction on the standby */

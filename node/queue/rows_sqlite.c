@@ -3,7 +3,7 @@
  * ten million rows cost no query. */
 #include <assert.h>
 
-#include "node/queue/sqlite_internal.h"
+#include "node/queue/internal_sqlite.h"
 
 static enum message_class class_of(int state, int held, int in_doubt, int64_t attempts)
 {

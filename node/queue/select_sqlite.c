@@ -6,8 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "node/queue/internal_sqlite.h"
 #include "node/queue/selector.h"
-#include "node/queue/sqlite_internal.h"
 #include "node/queue/storage_uv.h"
 
 #define LIVE_JOIN                                                                                  \

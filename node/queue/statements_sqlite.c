@@ -2,7 +2,7 @@
 #include <assert.h>
 
 #include "node/base/log.h"
-#include "node/queue/sqlite_internal.h"
+#include "node/queue/internal_sqlite.h"
 
 static const char *const text[STATEMENTS] = {
     [ST_BEGIN] = "BEGIN IMMEDIATE",

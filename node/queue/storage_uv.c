@@ -10,7 +10,7 @@
 
 #include "node/base/clock_posix.h"
 #include "node/base/log.h"
-#include "node/queue/storage_internal_uv.h"
+#include "node/queue/internal_uv.h"
 
 enum { SEARCH_STEP = 1000, PURGE_STEP = 500 };
 

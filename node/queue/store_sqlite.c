@@ -19,7 +19,7 @@
 
 #include "node/base/crypto_openssl.h"
 #include "node/base/log.h"
-#include "node/queue/sqlite_internal.h"
+#include "node/queue/internal_sqlite.h"
 
 enum {
     APPLICATION_ID = 0x42746f6e, /* "Bton" */

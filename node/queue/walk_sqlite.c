@@ -3,7 +3,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
-#include "node/queue/sqlite_internal.h"
+#include "node/queue/internal_sqlite.h"
 
 enum { TABLES = 4, TWIN_BUCKET_BITS = 11, ORPHAN_STEP = 4096 };
 

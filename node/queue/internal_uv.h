@@ -1,6 +1,6 @@
 /* What the files of the storage thread share. */
-#ifndef BATON_QUEUE_STORAGE_INTERNAL_UV_H
-#define BATON_QUEUE_STORAGE_INTERNAL_UV_H
+#ifndef BATON_QUEUE_INTERNAL_UV_H
+#define BATON_QUEUE_INTERNAL_UV_H
 
 #include <pthread.h>
 #include <stdatomic.h>

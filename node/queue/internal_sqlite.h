@@ -1,6 +1,6 @@
 /* What the files *_sqlite.c of the store share. */
-#ifndef BATON_QUEUE_SQLITE_INTERNAL_H
-#define BATON_QUEUE_SQLITE_INTERNAL_H
+#ifndef BATON_QUEUE_INTERNAL_SQLITE_H
+#define BATON_QUEUE_INTERNAL_SQLITE_H
 
 #include <sqlite3.h>
 
