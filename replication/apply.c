@@ -224,7 +224,20 @@ static int follow_row(struct store *s, const struct row *in)
         return follow_marked(s, in, &here, mark);
     if (pos_cmp(row_pos(in), row_pos(&here)) <= 0)
         return STORE_OK;
+    /* An outcome that was merged is on its way back; what the primary wrote of that recipient
+     * before it knew must not undo it here meanwhile (invariant 4). */
+    if (in->type == ROW_RECIPIENT && rcpt_terminal(here.recipient.state) &&
+        !rcpt_terminal(in->recipient.state))
+        return follow_marked(s, in, &here, UNMERGED_NONE);
     return put_and_purge(s, in, UNMERGED_NONE);
+}
+
+/* Can it be written without looking at what is here? Not a change of an older recipient that is
+ * still open: it may meet an outcome. */
+static bool is_new(const struct row *r, uint64_t last_message)
+{
+    return r->type != ROW_RECIPIENT || rcpt_terminal(r->recipient.state) ||
+           r->recipient.id == last_message;
 }
 
 static int follow_rows(struct store *s, const struct batch *x, bool plain)
@@ -248,7 +261,8 @@ static int follow_rows(struct store *s, const struct batch *x, bool plain)
             last_message = row.message.id;
         err = every_change && plain ? check_parent(s, &row, last_message) : STORE_OK;
         if (!err)
-            err = plain ? put_and_purge(s, &row, UNMERGED_NONE) : follow_row(s, &row);
+            err = plain && is_new(&row, last_message) ? put_and_purge(s, &row, UNMERGED_NONE)
+                                                      : follow_row(s, &row);
         n++;
     }
     return err ? err : n == x->n_rows ? STORE_OK : STORE_CORRUPT;
