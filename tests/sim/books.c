@@ -107,11 +107,12 @@ void books_start(struct sim *s, struct node *n, uint32_t epoch)
 }
 
 /* An outcome that counts as settled was on the old primary's disk, and received by the standby. If
- * the standby then lost power, and the primary as well (or its store), that is two failures. */
+ * the standby lost power before it had written it, and the primary its store or its life as well,
+ * that is two failures. */
 static bool two_failures(const struct sim *s, const struct rcpt_book *x, unsigned node)
 {
     const struct node *other = &s->node[1 - x->node];
-    return other->crashed_at > x->settled_at &&
+    return !x->on_both && other->crashed_at > x->dot_at &&
            (node != x->node || s->node[node].emptied_at > x->settled_at);
 }
 
@@ -148,12 +149,17 @@ void books_dot(struct sim *s, struct node *n, uint32_t epoch, uint64_t id, uint3
     x->state = DOT_PENDING;
     x->epoch = epoch;
     x->node = n->self;
+    x->dot_at = s->now;
+    x->on_both = false;
 }
 
 void books_settled(struct sim *s, struct node *n, uint64_t id, uint32_t rcpt)
 {
     struct rcpt_book *x = &books_find(s, id)->rcpt[rcpt];
     assert(x->state == DOT_PENDING && x->node == n->self);
+    const struct row_recipient *there =
+        store_memory_recipient(s->node[1 - n->self].disk.store, id, rcpt);
+    x->on_both = there && rcpt_terminal(there->state);
     x->state = DOT_SETTLED;
     x->settled_at = s->now;
 }

@@ -9,17 +9,17 @@
 
 /* --- the record --- */
 
-static struct accept_log *log_of(struct books *b, const struct voter_state *v)
+static struct accept_log *log_of(struct books *b, struct ballot ballot, const struct record *r)
 {
     for (unsigned i = b->n_accepts; i-- > 0;)
-        if (ballot_cmp(b->accepts[i].ballot, v->accepted) == 0)
+        if (ballot_cmp(b->accepts[i].ballot, ballot) == 0)
             return &b->accepts[i];
     if (b->n_accepts == b->cap_accepts) {
         b->cap_accepts = b->cap_accepts ? 2 * b->cap_accepts : 64;
         b->accepts = xrealloc(b->accepts, b->cap_accepts * sizeof *b->accepts);
     }
     struct accept_log *a = &b->accepts[b->n_accepts++];
-    *a = (struct accept_log){.ballot = v->accepted, .record = v->record};
+    *a = (struct accept_log){.ballot = ballot, .record = *r};
     return a;
 }
 
@@ -70,10 +70,25 @@ static void choose(struct sim *s, unsigned i)
     b->check_all = true;
 }
 
+/* That voter has accepted, or says that it has: a voter that recovered may find the row there. */
+void books_accepted(struct sim *s, unsigned voter, struct ballot ballot, const struct record *r)
+{
+    struct books *b = &s->books;
+    struct accept_log *a = log_of(b, ballot, r);
+    if (a->record.tag != r->tag)
+        sim_fail(s, "2", "one ballot, two records");
+    if (a->voters & 1u << voter)
+        return;
+    a->voters |= 1u << voter;
+    b->check_all = true;
+    bool two = (a->voters & (a->voters - 1)) != 0;
+    if (two && !a->chosen)
+        choose(s, (unsigned)(a - b->accepts));
+}
+
 void books_voter(struct sim *s, unsigned voter, const struct voter_state *before,
                  const struct voter_state *after)
 {
-    struct books *b = &s->books;
     bool first = !before->voting && after->voting && after->record.version == 1;
     bool accepts = before->voting && before->voter_id == after->voter_id &&
                    ballot_cmp(after->accepted, before->accepted) != 0;
@@ -81,16 +96,11 @@ void books_voter(struct sim *s, unsigned voter, const struct voter_state *before
         (ballot_cmp(after->promised, before->promised) < 0 ||
          ballot_cmp(after->accepted, before->accepted) < 0))
         sim_fail(s, "2", "voter %s goes back on its word", process_name(voter));
-    if (!first && !accepts)
-        return;
-    struct accept_log *a = log_of(b, after);
-    if (a->record.tag != after->record.tag)
-        sim_fail(s, "2", "one ballot, two records");
-    a->voters |= 1u << voter;
-    b->check_all = true;
-    bool two = (a->voters & (a->voters - 1)) != 0;
-    if (two && !a->chosen)
-        choose(s, (unsigned)(a - b->accepts));
+    TRACE(s, process_name(voter), "voter's row: promised %llu.%u, accepted %llu.%u epoch %u%s",
+          ID(after->promised.counter), after->promised.node, ID(after->accepted.counter),
+          after->accepted.node, after->record.epoch, after->voting ? "" : ", silent");
+    if (first || accepts)
+        books_accepted(s, voter, after->accepted, &after->record);
 }
 
 const struct record *books_record(const struct sim *s)

@@ -133,8 +133,9 @@ static void answered(struct sim *s, struct task *t)
     if (!c)
         return;
     struct node *n = &s->node[t->process];
-    if (t->b != ANSWER_NONE)
-        books_find(s, c->id)->rcpt[c->rcpt].reply_seen = true;
+    struct rcpt_book *x = &books_find(s, c->id)->rcpt[c->rcpt];
+    if (t->b != ANSWER_NONE && x->node == n->self && x->epoch == n->relay.epoch)
+        x->reply_seen = true;
     submit_outcome(s, n, c, (enum answer)t->b);
 }
 

@@ -311,7 +311,7 @@ void faults_start(struct sim *s)
     sim_at(s, s->now + rng_range(&s->rng, SEC, 4 * SEC), NOBODY, next_fault);
 }
 
-/* Everything is well from now on. */
+/* Everything is well from now on; who is frozen wakes in time. */
 void faults_end(struct sim *s)
 {
     TRACE(s, "world", "faults end");
@@ -323,12 +323,9 @@ void faults_end(struct sim *s)
         struct node *n = &s->node[i];
         n->slow_until = 0;
         n->crash_after_steps = 0;
-        if (n->paused && n->pause_until > s->now)
-            n->pause_until = s->now;
         if (!n->up)
             node_start(s, i);
     }
-    s->witness.pause_until = s->now;
     if (!s->witness.up)
         witness_start(s);
 }

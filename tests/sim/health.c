@@ -15,6 +15,8 @@ static void send_register(struct sim *s, unsigned self, unsigned to, const struc
 {
     struct buf b;
     buf_init(&b, 4096);
+    if (m->type == REG_ACCEPTED)
+        books_accepted(s, self, m->accepted, &m->record);
     bool ok = wire_put_u8(&b, DATAGRAM_REGISTER) && register_msg_encode(&b, m);
     assert(ok);
     (void)ok;

@@ -313,12 +313,15 @@ static void tell_up(struct sim *s, struct task *t)
     struct conn *c = conn_find(s, t->b);
     struct node *n = &s->node[t->a & 1];
     bool outgoing = t->a & 2;
-    if (outgoing && c) {
+    if (!c || !c->open[outgoing ? 0 : 1]) { /* over before it was noticed */
+        if (outgoing && n->dialing && !n->link_out)
+            replication_dial_again(s, n, 50 * MS);
+        return;
+    }
+    if (outgoing) {
         n->link_out = c->id;
         n->dial_backoff = 50 * MS;
     }
-    if (!c || !c->open[outgoing ? 0 : 1])
-        return;
     TRACE(s, process_name(n->self), "link %llu is up, %s", (unsigned long long)c->id,
           outgoing ? "dialled" : "accepted");
     replication_step(

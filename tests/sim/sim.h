@@ -293,7 +293,8 @@ struct rcpt_book {
     bool reply_seen;
     uint32_t epoch;
     unsigned node;
-    uint64_t settled_at;
+    uint64_t dot_at, settled_at;
+    bool on_both; /* stores, when it was settled */
 };
 struct copy { /* one message id */
     uint64_t id;
@@ -345,6 +346,7 @@ void books_settled(struct sim *s, struct node *n, uint64_t id, uint32_t rcpt);
 void books_watermark(struct sim *s, struct node *n, uint32_t epoch, uint64_t committed);
 void books_voter(struct sim *s, unsigned voter, const struct voter_state *before,
                  const struct voter_state *after);
+void books_accepted(struct sim *s, unsigned voter, struct ballot ballot, const struct record *r);
 void books_serve(struct sim *s, struct node *n, uint32_t epoch);
 void books_watch(struct sim *s, struct node *n); /* installs the row watcher on n's store */
 void books_check(struct sim *s);                 /* invariants that a step may have touched */

@@ -16,6 +16,7 @@ struct cell { /* one version of one row; immutable but for the mark */
 
 struct slot {
     struct cell *cell; /* NULL: no such row */
+    bool told;         /* the watcher has heard of it in this round */
 };
 
 struct slots {
@@ -37,8 +38,7 @@ struct named { /* one opstate row */
 
 struct undo {
     struct slot *slot;
-    struct cell *was;       /* owned */
-    const struct cell *now; /* what the transaction put there; borrowed, for the watcher */
+    struct cell *was; /* owned */
 };
 
 struct txn {
@@ -222,7 +222,7 @@ static void replace(struct memory *m, struct slot *slot, struct cell *now)
         t->cap = t->cap ? 2 * t->cap : 8;
         t->undo = xrealloc(t->undo, t->cap * sizeof *t->undo);
     }
-    t->undo[t->n++] = (struct undo){.slot = slot, .was = slot->cell, .now = now};
+    t->undo[t->n++] = (struct undo){.slot = slot, .was = slot->cell};
     slot->cell = now;
 }
 
@@ -237,13 +237,23 @@ static void txn_undo(struct memory *m, struct txn *t)
     *t = (struct txn){.n = 0};
 }
 
-static void txn_keep(struct memory *m, struct txn *t)
+static void txn_tell(struct memory *m, struct txn *t)
 {
-    for (unsigned i = 0; m->watch && i < t->n; i++)
-        m->watch(m->watch_ctx, t->undo[i].was ? &t->undo[i].was->row : NULL,
-                 t->undo[i].now ? &t->undo[i].now->row : NULL);
-    for (unsigned i = 0; i < t->n; i++)
+    for (unsigned i = 0; i < t->n; i++) {
+        struct slot *slot = t->undo[i].slot;
+        if (!slot->told)
+            m->watch(m->watch_ctx, t->undo[i].was ? &t->undo[i].was->row : NULL,
+                     slot->cell ? &slot->cell->row : NULL);
+        slot->told = true;
+    }
+}
+
+static void txn_keep(struct txn *t)
+{
+    for (unsigned i = 0; i < t->n; i++) {
+        t->undo[i].slot->told = false;
         cell_free(t->undo[i].was);
+    }
     free(t->undo);
     *t = (struct txn){.n = 0};
 }
@@ -316,8 +326,10 @@ static void op_rollback(struct store *s)
 void store_memory_sync(struct store *s)
 {
     struct memory *m = memory_of(s);
+    for (unsigned i = 0; m->watch && i < m->n_tail; i++)
+        txn_tell(m, &m->tail[i]);
     for (unsigned i = 0; i < m->n_tail; i++)
-        txn_keep(m, &m->tail[i]);
+        txn_keep(&m->tail[i]);
     m->n_tail = 0;
 }
 
