@@ -179,6 +179,9 @@ static int follow_marked(struct store *s, const struct row *in, const struct row
     switch (in->type) {
     case ROW_MESSAGE:
         merge_message(&here->message, &in->message, &out.message, &same);
+        /* Both may have finished it, each by its own clock; the primary's row is what stays. */
+        if (in->message.state == MESSAGE_DONE)
+            out.message.done_ms = in->message.done_ms;
         break;
     case ROW_RECIPIENT: {
         /* As the primary judges it (rejoin.c): else its quarantined row would lose to the queued
