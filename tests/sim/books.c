@@ -156,7 +156,8 @@ void books_dot(struct sim *s, struct node *n, uint32_t epoch, uint64_t id, uint3
 void books_settled(struct sim *s, struct node *n, uint64_t id, uint32_t rcpt)
 {
     struct rcpt_book *x = &books_find(s, id)->rcpt[rcpt];
-    assert(x->state == DOT_PENDING && x->node == n->self);
+    if (x->node != n->self || x->state != DOT_PENDING)
+        return; /* the other has sent it again meanwhile: this node's epoch is over */
     const struct row_recipient *there =
         store_memory_recipient(s->node[1 - n->self].disk.store, id, rcpt);
     x->on_both = there && rcpt_terminal(there->state);
