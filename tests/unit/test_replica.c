@@ -1,0 +1,800 @@
+/* Two replica cores on real store transactions: what the pair promises (protocol 4, 5, 8, 10), and
+ * the incidents that broke earlier drafts. */
+#include <check.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "replication/replica_state.h"
+#include "support_replica.h"
+
+static struct world w;
+
+enum { A = 0, B = 1 };
+
+static void order(unsigned node, enum pair_effect_type type)
+{
+    world_pair(&w, node,
+               (struct pair_effect){.type = type,
+                                    .epoch = w.node[node].epoch,
+                                    .follower = world_store_id(&w, 1 - node)});
+}
+
+static uint64_t add(unsigned node)
+{
+    uint64_t id = world_add(&w, node);
+    ck_assert(id);
+    return id;
+}
+
+/* P serves alone in epoch 2, S follows and has caught up. */
+static void solo_with_follower(uint64_t seed, size_t ring_bytes)
+{
+    world_init(&w, seed, ring_bytes);
+    world_promote(&w, A, 2, false);
+    world_run(&w, 40);
+    for (unsigned i = 0; i < 5; i++)
+        add(A);
+    world_follow(&w, B, 2);
+    world_run(&w, 100);
+    ck_assert(world_report(&w, A, PE_CAUGHT_UP));
+}
+
+static void take_back(void)
+{
+    order(A, PX_TAKE_BACK);
+    world_run(&w, 100);
+    const struct pair_event *ready = world_report(&w, A, PE_TAKE_BACK_READY);
+    ck_assert(ready);
+    struct store_id b = world_store_id(&w, B);
+    ck_assert(store_id_eq(&ready->follower, &b));
+    w.node[A].serving_waits = true;
+    order(A, PX_PAIRED);
+    world_run(&w, 40);
+}
+
+static void paired(uint64_t seed)
+{
+    solo_with_follower(seed, 0);
+    take_back();
+}
+
+static void drop(void)
+{
+    w.node[A].serving_waits = false; /* the record says so */
+    order(A, PX_DROP);
+    world_run(&w, 60);
+    ck_assert(world_report(&w, A, PE_SOLO_DURABLE));
+}
+
+static bool committed_has(unsigned node, uint64_t id)
+{
+    const struct row_message *m = store_memory_message(w.node[node].store, id);
+    return m && m->pos.lsn <= w.node[node].committed;
+}
+
+START_TEST(test_solo_then_copy_then_ring)
+{
+    solo_with_follower(1, 0);
+    ck_assert(world_equal(&w));
+    ck_assert(!world_meta(&w, B)->copying);
+    ck_assert_uint_eq(world_meta(&w, B)->history.n, world_meta(&w, A)->history.n);
+    uint64_t id = add(A);
+    world_run(&w, 40);
+    ck_assert(world_has(&w, B, id) && committed_has(A, id));
+    world_deliver(&w, A, id);
+    world_run(&w, 40);
+    ck_assert_int_eq(world_state(&w, B, id), RCPT_DELIVERED);
+    ck_assert(world_equal(&w));
+    world_free(&w);
+}
+END_TEST
+
+START_TEST(test_paired_waits_for_the_standby)
+{
+    paired(2);
+    uint64_t id = add(A);
+    w.hold[A] = true; /* its acknowledgements don't arrive */
+    world_run(&w, 100);
+    ck_assert(world_has(&w, A, id) && world_has(&w, B, id));
+    ck_assert(!committed_has(A, id));
+    w.hold[A] = false;
+    world_run(&w, 100);
+    ck_assert(committed_has(A, id));
+    ck_assert(pos_cmp(world_meta(&w, B)->committed, (struct pos){2, 1}) >= 0);
+    world_free(&w);
+}
+END_TEST
+
+/* Protocol 4.5: settled is durable here and received there, before it is durable there. */
+START_TEST(test_settled_is_received)
+{
+    paired(3);
+    w.node[B].stalled = true;
+    uint64_t committed = w.node[A].committed;
+    add(A);
+    world_run(&w, 100);
+    ck_assert_uint_eq(w.node[A].committed, committed);
+    ck_assert_uint_gt(w.node[A].settled, committed);
+    world_free(&w);
+}
+END_TEST
+
+START_TEST(test_slow_standby_is_reported_and_dropped)
+{
+    paired(4);
+    w.node[B].stalled = true;
+    uint64_t id = add(A);
+    world_run(&w, 900);
+    ck_assert_uint_eq(world_count(&w, A, PE_SLOW), 0);
+    world_run(&w, 300);
+    ck_assert_uint_eq(world_count(&w, A, PE_SLOW), 1);
+    ck_assert(!committed_has(A, id));
+    drop();
+    ck_assert(committed_has(A, id));
+    ck_assert_int_eq(history_mode_at(&world_meta(&w, A)->history,
+                                     store_memory_message(w.node[A].store, id)->pos),
+                     MODE_SOLO);
+    w.node[B].stalled = false;
+    world_run(&w, 200);
+    ck_assert(world_equal(&w)); /* it went on following */
+    world_free(&w);
+}
+END_TEST
+
+START_TEST(test_detached_while_waiting_is_slow)
+{
+    paired(5);
+    world_crash(&w, B);
+    world_run(&w, 900);
+    ck_assert_uint_eq(world_count(&w, A, PE_DETACHED), 1);
+    ck_assert_uint_eq(world_count(&w, A, PE_SLOW), 0);
+    world_run(&w, 200);
+    ck_assert_uint_eq(world_count(&w, A, PE_SLOW), 1);
+    world_free(&w);
+}
+END_TEST
+
+/* Incident 1: once the take-back has begun the primary stays strict until the history row of the
+ * drop is durable, whatever becomes of the follower. */
+START_TEST(test_incident_1_given_up_take_back_stays_strict)
+{
+    solo_with_follower(6, 0);
+    order(A, PX_TAKE_BACK);
+    world_run(&w, 100);
+    ck_assert(world_report(&w, A, PE_TAKE_BACK_READY));
+    world_crash(&w, B);
+    uint64_t id = add(A);
+    world_run(&w, 100);
+    ck_assert(world_report(&w, A, PE_TAKE_BACK_LOST));
+    ck_assert(!committed_has(A, id));
+    drop();
+    ck_assert(committed_has(A, id));
+    world_free(&w);
+}
+END_TEST
+
+/* Incident 2: rows move ahead of the reader while the ring is too short to hold on to. */
+START_TEST(test_incident_2_changes_during_catch_up)
+{
+    for (uint64_t seed = 100; seed < 130; seed++) {
+        world_init(&w, seed, 1500);
+        world_promote(&w, A, 2, false);
+        world_run(&w, 40);
+        uint64_t ids[40];
+        for (unsigned i = 0; i < 40; i++)
+            ids[i] = add(A);
+        world_run(&w, 40);
+        world_follow(&w, B, 2);
+        world_run(&w, 20);
+        for (unsigned i = 0; i < 40; i++) {
+            world_deliver(&w, A, ids[rng_below(&w.rng, 40)]);
+            add(A);
+            for (unsigned k = 0; k < 12; k++)
+                world_step(&w);
+        }
+        world_run(&w, 200);
+        ck_assert(world_report(&w, A, PE_CAUGHT_UP));
+        ck_assert(world_equal(&w));
+        world_free(&w);
+    }
+}
+END_TEST
+
+/* Incident 3: the standby holds more of the old epoch than the restarted primary; what it once
+ * acknowledged says nothing about the new epoch's numbers. Its tail is merged first. */
+START_TEST(test_incident_3_standby_ahead_of_a_restarted_primary)
+{
+    paired(7);
+    uint64_t seen = add(A);
+    world_storage(&w, A); /* handed over, never committed here */
+    w.node[A].stalled = true;
+    world_run(&w, 60);
+    ck_assert(world_has(&w, B, seen));
+    uint64_t b_end = world_meta(&w, B)->end.lsn;
+    world_crash(&w, A);
+    ck_assert_uint_lt(world_meta(&w, A)->end.lsn, b_end);
+    world_start(&w, A);
+    world_promote(&w, A, 4, true);
+    w.hold[A] = w.hold[B] = true;
+    world_run(&w, 40);
+    uint64_t id = add(A);
+    world_run(&w, 60);
+    ck_assert(world_meta(&w, A)->end.lsn >= b_end);
+    ck_assert(!committed_has(A, id));
+    w.hold[A] = w.hold[B] = false;
+    world_follow(&w, B, 4);
+    world_run(&w, 300);
+    ck_assert(world_report(&w, A, PE_ATTACHED));
+    ck_assert(world_report(&w, A, PE_MERGED));
+    ck_assert(committed_has(A, id));
+    ck_assert(world_has(&w, A, seen)); /* quarantined or queued: nothing is thrown away */
+    ck_assert(world_equal(&w));
+    world_free(&w);
+}
+END_TEST
+
+/* Incident 4 and 5: the mode of each lsn is in the history on both stores. */
+START_TEST(test_incident_5_history_tells_the_modes_on_both)
+{
+    paired(8);
+    add(A);
+    world_run(&w, 40);
+    uint64_t before = world_meta(&w, A)->end.lsn;
+    drop();
+    uint64_t solo = add(A);
+    world_run(&w, 60);
+    for (unsigned i = 0; i < 2; i++) {
+        const struct history *h = &world_meta(&w, i)->history;
+        ck_assert_int_eq(history_mode_at(h, (struct pos){2, before}), MODE_PAIRED);
+        ck_assert_int_eq(history_mode_at(h, store_memory_message(w.node[i].store, solo)->pos),
+                         MODE_SOLO);
+    }
+    world_free(&w);
+}
+END_TEST
+
+/* Incident 6: a restarted, paired primary's committed lsn begins neither at 0 nor at its own end.
+ */
+START_TEST(test_incident_6_committed_at_a_restart)
+{
+    paired(9);
+    uint64_t both = add(A);
+    world_run(&w, 60);
+    add(A);
+    world_run(&w, 60); /* carries the committed lsn of the first */
+    w.hold[B] = true;
+    uint64_t only_here = add(A);
+    world_run(&w, 60);
+    world_crash(&w, A);
+    world_start(&w, A);
+    world_crash(&w, B);
+    w.hold[B] = false;
+    world_promote(&w, A, 4, true);
+    world_run(&w, 60);
+    ck_assert(world_report(&w, A, PE_PROMOTED));
+    ck_assert(committed_has(A, both));
+    ck_assert(!committed_has(A, only_here));
+    world_start(&w, B);
+    world_follow(&w, B, 4);
+    w.node[A].serving_waits = true;
+    world_run(&w, 200);
+    ck_assert(committed_has(A, only_here));
+    ck_assert(world_equal(&w));
+    world_free(&w);
+}
+END_TEST
+
+/* Incident 7: the disk is exchanged during the take-back. */
+START_TEST(test_incident_7_another_store_during_take_back)
+{
+    solo_with_follower(10, 0);
+    struct store_id old = world_store_id(&w, B);
+    w.node[B].stalled = true;
+    add(A);
+    world_run(&w, 20);
+    order(A, PX_TAKE_BACK);
+    world_run(&w, 40);
+    world_crash(&w, B);
+    world_new_disk(&w, B);
+    world_start(&w, B);
+    world_follow(&w, B, 2);
+    world_run(&w, 200);
+    ck_assert(world_report(&w, A, PE_TAKE_BACK_LOST));
+    ck_assert_uint_eq(world_count(&w, A, PE_TAKE_BACK_READY), 0);
+    struct store_id now = world_store_id(&w, B);
+    ck_assert(!store_id_eq(&old, &now));
+    ck_assert(world_equal(&w));
+    world_free(&w);
+}
+END_TEST
+
+/* Incident 8: while the record names one store, another one's acknowledgements don't count. */
+START_TEST(test_incident_8_foreign_store_does_not_count)
+{
+    paired(11);
+    world_crash(&w, B);
+    world_new_disk(&w, B);
+    world_start(&w, B);
+    w.node[A].serving_waits = false; /* the harness's check reads B's disk, which is another now */
+    uint64_t id = add(A);
+    world_follow(&w, B, 2);
+    world_run(&w, 300);
+    ck_assert(world_equal(&w));
+    ck_assert(!committed_has(A, id));
+    world_free(&w);
+}
+END_TEST
+
+/* Incident 17: an outcome that reached only the standby is merged before the restarted primary
+ * delivers again. */
+START_TEST(test_incident_17_outcome_only_at_the_standby)
+{
+    paired(12);
+    uint64_t id = add(A);
+    world_run(&w, 60);
+    world_deliver(&w, A, id);
+    world_storage(&w, A);
+    w.node[A].stalled = true;
+    world_run(&w, 60);
+    ck_assert_int_eq(world_state(&w, B, id), RCPT_DELIVERED);
+    ck_assert_int_eq(world_state(&w, A, id), RCPT_QUEUED);
+    world_crash(&w, A);
+    world_start(&w, A);
+    world_promote(&w, A, 4, true);
+    world_follow(&w, B, 4);
+    world_run(&w, 300);
+    ck_assert(world_report(&w, A, PE_MERGED));
+    ck_assert_int_eq(world_state(&w, A, id), RCPT_DELIVERED);
+    ck_assert(world_equal(&w));
+    world_free(&w);
+}
+END_TEST
+
+/* Incident 20: a promoted store's unmerged rows get new numbers, and so reach the other. */
+START_TEST(test_incident_20_promoted_with_unmerged_rows)
+{
+    solo_with_follower(13, 0);
+    world_cut(&w);
+    w.node[B].dialling = false;
+    uint64_t alone = add(A); /* only here, solo: acknowledged */
+    world_run(&w, 60);
+    ck_assert(committed_has(A, alone));
+    order(A, PX_STEP_DOWN);
+    world_run(&w, 40);
+    ck_assert(world_report(&w, A, PE_CLOSED));
+    world_promote(&w, B, 1003, false); /* forced */
+    world_run(&w, 40);
+    uint64_t there = add(B);
+    world_run(&w, 40);
+    world_follow(&w, A, 1003);
+    w.hold[B] = true; /* nothing of A's upload arrives */
+    world_run(&w, 20);
+    w.hold[B] = false;
+    for (unsigned i = 0; i < 12; i++)
+        world_step(&w);
+    world_crash(&w, A);
+    world_crash(&w, B);
+    world_start(&w, A);
+    world_start(&w, B);
+    world_promote(&w, A, 2006, false); /* forced back */
+    world_follow(&w, B, 2006);
+    world_run(&w, 300);
+    ck_assert(world_has(&w, B, alone) && world_has(&w, A, there));
+    ck_assert_int_eq(world_state(&w, B, alone), RCPT_QUEUED);
+    ck_assert_int_eq(world_state(&w, A, there), RCPT_QUEUED);
+    ck_assert(world_equal(&w));
+    world_free(&w);
+}
+END_TEST
+
+/* Incident 32: the batch was shipped, its transaction fails here: the epoch is over and its numbers
+ * are never given to anything else in it. */
+START_TEST(test_incident_32_failed_transaction_after_shipping)
+{
+    paired(14);
+    w.node[A].fail_commit = true;
+    uint64_t shipped = add(A);
+    world_run(&w, 60);
+    ck_assert(world_report(&w, A, PE_STORAGE_FAILED));
+    ck_assert(world_has(&w, B, shipped) && !world_has(&w, A, shipped));
+    ck_assert(!committed_has(A, shipped));
+    w.node[A].serving_waits = false;
+    order(A, PX_STEP_DOWN);
+    ck_assert_uint_eq(w.node[A].epoch_overs, 1);
+    world_run(&w, 40);
+    world_promote(&w, B, 3, false); /* in sync: takes over */
+    world_run(&w, 40);
+    world_follow(&w, A, 3);
+    world_run(&w, 200);
+    ck_assert(world_equal(&w));
+    ck_assert(world_has(&w, A, shipped));
+    world_free(&w);
+}
+END_TEST
+
+START_TEST(test_switchover_drains_and_loses_nothing)
+{
+    paired(15);
+    uint64_t ids[20];
+    for (unsigned i = 0; i < 20; i++)
+        ids[i] = add(A);
+    order(A, PX_DRAIN);
+    ck_assert(!world_report(&w, A, PE_DRAINED));
+    world_run(&w, 100);
+    ck_assert(world_report(&w, A, PE_DRAINED));
+    ck_assert_uint_eq(world_add(&w, A), 0); /* the writer is closed */
+    for (unsigned i = 0; i < 20; i++)
+        ck_assert(world_has(&w, B, ids[i]) || !world_has(&w, A, ids[i]));
+    order(A, PX_STEP_DOWN);
+    world_promote(&w, B, 3, false);
+    world_run(&w, 60);
+    ck_assert(world_report(&w, A, PE_CLOSED));
+    ck_assert(world_report(&w, B, PE_PROMOTED));
+    ck_assert_uint_eq(w.node[B].committed, world_meta(&w, B)->end.lsn);
+    world_follow(&w, A, 3);
+    add(B);
+    world_run(&w, 200);
+    ck_assert(world_equal(&w));
+    world_free(&w);
+}
+END_TEST
+
+/* A step down stops the counting at once: what is acknowledged later commits nothing. */
+START_TEST(test_step_down_stops_counting)
+{
+    paired(16);
+    w.hold[A] = true;
+    add(A);
+    world_run(&w, 60);
+    uint64_t committed = w.node[A].committed;
+    order(A, PX_STEP_DOWN);
+    w.hold[A] = false;
+    world_run(&w, 60);
+    ck_assert_uint_eq(w.node[A].committed, committed);
+    ck_assert(world_report(&w, A, PE_CLOSED));
+    world_free(&w);
+}
+END_TEST
+
+/* A promoted follower acknowledges nothing more, and what it was writing gets in first. */
+START_TEST(test_promotion_ends_acknowledging)
+{
+    paired(17);
+    w.node[B].stalled = true;
+    uint64_t id = add(A);
+    world_run(&w, 60);
+    world_promote(&w, B, 3, false);
+    w.node[B].stalled = false;
+    w.node[A].serving_waits = false;
+    uint64_t before = w.node[A].committed;
+    world_run(&w, 100);
+    ck_assert_uint_eq(w.node[A].committed, before);
+    ck_assert(world_has(&w, B, id));
+    ck_assert(world_report(&w, B, PE_PROMOTED));
+    ck_assert_uint_eq(world_meta(&w, B)->end.epoch, 3);
+    world_free(&w);
+}
+END_TEST
+
+START_TEST(test_lost_data_gets_a_full_copy)
+{
+    paired(18);
+    store_memory_defer(w.node[B].store, true); /* a disk that lies about what is durable */
+    for (unsigned i = 0; i < 5; i++)
+        add(A);
+    world_run(&w, 60);
+    struct store_id old = world_store_id(&w, B);
+    w.node[A].serving_waits = false;
+    world_crash(&w, B);
+    store_memory_lose(w.node[B].store, 3);
+    store_memory_defer(w.node[B].store, false);
+    world_start(&w, B);
+    world_follow(&w, B, 2);
+    world_run(&w, 400);
+    struct store_id now = world_store_id(&w, B);
+    ck_assert(!store_id_eq(&old, &now));
+    ck_assert(world_equal(&w));
+    world_free(&w);
+}
+END_TEST
+
+START_TEST(test_falls_out_of_the_ring)
+{
+    solo_with_follower(19, 2000);
+    w.node[A].serving_waits = false;
+    order(A, PX_TAKE_BACK);
+    world_run(&w, 100);
+    ck_assert(world_report(&w, A, PE_TAKE_BACK_READY));
+    order(A, PX_PAIRED);
+    w.hold[B] = w.hold[A] = true;
+    for (unsigned i = 0; i < 100; i++)
+        add(A);
+    world_run(&w, 400);
+    w.hold[B] = w.hold[A] = false;
+    world_run(&w, 400);
+    ck_assert(world_equal(&w));
+    world_free(&w);
+}
+END_TEST
+
+START_TEST(test_away_for_longer_than_retention_is_refused)
+{
+    solo_with_follower(20, 0);
+    world_cut(&w);
+    w.node[B].dialling = false;
+    uint64_t alone = add(A);
+    world_run(&w, 40);
+    order(A, PX_STEP_DOWN);
+    world_promote(&w, B, 1003, false);
+    world_run(&w, 40);
+    w.now += 8ull * 86400 * 1000000000;
+    add(B);
+    world_run(&w, 40);
+    world_follow(&w, A, 1003);
+    unsigned logs = (unsigned)w.node[A].logs;
+    world_run(&w, 100);
+    ck_assert_uint_gt(w.node[A].logs, logs);
+    ck_assert_uint_eq(world_count(&w, B, PE_ATTACHED), 0);
+    ck_assert(world_has(&w, A, alone) && !world_has(&w, B, alone));
+    world_free(&w);
+}
+END_TEST
+
+static void refused_hello(struct frame_hello h, const char *about)
+{
+    struct replica_event up = {.type = RE_LINK_UP, .link = 900};
+    replica_step(w.node[A].core, &up, w.now, 0);
+    struct buf b;
+    buf_init(&b, FRAME_SMALL_MAX);
+    ck_assert(hello_encode(&b, &h));
+    unsigned logs = (unsigned)w.node[A].logs;
+    struct replica_event ev = {
+        .type = RE_FRAME, .link = 900, .frame = FRAME_HELLO, .payload = buf_slice(&b)};
+    replica_step(w.node[A].core, &ev, w.now, 0);
+    struct replica_view v;
+    replica_view(w.node[A].core, w.now, &v);
+    ck_assert_msg(!v.attached && w.node[A].logs == logs + 1, "%s", about);
+    buf_free(&b);
+}
+
+START_TEST(test_strangers_are_refused_with_a_line)
+{
+    world_init(&w, 21, 0);
+    world_promote(&w, A, 2, false);
+    world_run(&w, 40);
+    struct frame_hello good = {
+        .version = REPLICATION_VERSION, .cluster = SLICE_LIT("test"), .node = B, .epoch = 2};
+    struct frame_hello h = good;
+    h.version = 77;
+    refused_hello(h, "version");
+    h = good;
+    h.cluster = SLICE_LIT("other");
+    refused_hello(h, "cluster");
+    h = good;
+    h.node = A;
+    refused_hello(h, "node");
+    world_free(&w);
+}
+END_TEST
+
+/* Bytes from the link are never trusted, even after the handshake. */
+START_TEST(test_garbage_closes_the_link)
+{
+    paired(22);
+    struct rng rng = {77};
+    for (unsigned i = 0; i < 500; i++) {
+        uint8_t junk[64];
+        size_t n = rng_below(&rng, sizeof junk);
+        for (size_t k = 0; k < n; k++)
+            junk[k] = (uint8_t)rng_u64(&rng);
+        unsigned to = (unsigned)rng_below(&rng, 2);
+        struct replica_event ev = {.type = RE_FRAME,
+                                   .link = w.id[to],
+                                   .frame = (uint8_t)rng_below(&rng, 12),
+                                   .payload = slice_of(junk, n)};
+        replica_step(w.node[to].core, &ev, w.now, 0);
+        world_run(&w, 20);
+    }
+    w.node[A].serving_waits = false;
+    world_run(&w, 200);
+    ck_assert(world_equal(&w));
+    world_free(&w);
+}
+END_TEST
+
+/* ---- everything at once, by chance ---- */
+
+struct chaos {
+    uint64_t accepted[4000]; /* ids that got their 250 */
+    unsigned n_accepted;
+    uint64_t open[4000]; /* ids that wait */
+    unsigned n_open;
+    unsigned primary;
+    uint32_t epoch;
+    bool waits; /* the record is paired */
+    bool asked; /* take-back under way */
+};
+
+static void collect_accepted(struct chaos *c)
+{
+    for (unsigned i = 0; i < c->n_open;) {
+        if (committed_has(c->primary, c->open[i]) && c->n_accepted < 4000) {
+            c->accepted[c->n_accepted++] = c->open[i];
+            c->open[i] = c->open[--c->n_open];
+        } else {
+            i++;
+        }
+    }
+}
+
+/* Plays the pair core: answers reports as the protocol's tables have it. */
+static void play_pair(struct chaos *c)
+{
+    struct world_node *p = &w.node[c->primary];
+    while (p->up && p->seen_reports < p->n_reports) {
+        const struct pair_event e = p->reports[p->seen_reports++];
+        if (e.epoch != c->epoch)
+            continue;
+        struct pair_effect fx = {.epoch = c->epoch, .follower = e.follower};
+        if (e.type == PE_CAUGHT_UP && !c->waits && !c->asked) {
+            c->asked = true;
+            fx.type = PX_TAKE_BACK;
+        } else if (e.type == PE_TAKE_BACK_READY) {
+            c->asked = false;
+            c->waits = p->serving_waits = true;
+            fx.type = PX_PAIRED;
+        } else if (e.type == PE_TAKE_BACK_LOST || (e.type == PE_SLOW && c->waits)) {
+            c->asked = c->waits = p->serving_waits = false;
+            fx.type = PX_DROP;
+        } else {
+            continue;
+        }
+        world_pair(&w, c->primary, fx);
+    }
+}
+
+static void take_over(struct chaos *c)
+{
+    unsigned old = c->primary, fresh = 1 - old;
+    bool in_sync = c->waits;
+    c->n_open = 0; /* undecided: no reply */
+    if (rng_chance(&w.rng, 0.5) || !in_sync || !w.node[fresh].up) {
+        /* The primary dies and comes back as what it was. */
+        if (w.node[old].up)
+            world_crash(&w, old);
+        world_start(&w, old);
+        c->epoch += 2;
+        world_promote(&w, old, c->epoch, c->waits);
+        w.node[old].serving_waits = c->waits;
+        if (w.node[fresh].up)
+            world_follow(&w, fresh, c->epoch);
+        c->asked = false;
+        return;
+    }
+    c->epoch += 1;
+    c->primary = fresh;
+    c->waits = c->asked = false;
+    world_promote(&w, fresh, c->epoch, false);
+    w.node[old].serving_waits = false;
+    if (rng_chance(&w.rng, 0.5)) {
+        world_crash(&w, old);
+        world_start(&w, old);
+        world_follow(&w, old, c->epoch);
+    } else {
+        world_follow(&w, old, c->epoch); /* steps down first, by itself */
+    }
+}
+
+static void chaos_round(struct chaos *c)
+{
+    unsigned standby = 1 - c->primary;
+    uint64_t dice = rng_below(&w.rng, 100);
+    if (dice < 60 && c->n_open < 4000) {
+        uint64_t id = world_add(&w, c->primary);
+        if (id)
+            c->open[c->n_open++] = id;
+    } else if (dice < 75 && c->n_accepted) {
+        world_deliver(&w, c->primary, c->accepted[rng_below(&w.rng, c->n_accepted)]);
+    } else if (dice < 78) {
+        world_cut(&w);
+    } else if (dice < 80 && w.node[standby].up) {
+        world_crash(&w, standby);
+    } else if (dice < 84 && !w.node[standby].up) {
+        world_start(&w, standby);
+        world_follow(&w, standby, c->epoch);
+    } else if (dice < 85) {
+        take_over(c);
+    } else if (dice < 86) {
+        w.node[standby].stalled = !w.node[standby].stalled;
+    }
+    if (rng_chance(&w.rng, 0.2))
+        world_run(&w, (unsigned)rng_below(&w.rng, 60));
+    for (uint64_t i = rng_below(&w.rng, 30); i > 0; i--)
+        world_step(&w);
+    collect_accepted(c);
+    play_pair(c);
+}
+
+static void chaos(uint64_t seed, unsigned rounds)
+{
+    struct chaos *c = xcalloc(1, sizeof *c);
+    world_init(&w, seed, seed % 3 ? 0 : 3000);
+    c->primary = A;
+    c->epoch = 2;
+    world_promote(&w, A, 2, false);
+    world_follow(&w, B, 2);
+    world_run(&w, 100);
+    for (unsigned i = 0; i < rounds; i++)
+        chaos_round(c);
+    w.node[0].stalled = w.node[1].stalled = false;
+    unsigned standby = 1 - c->primary;
+    if (!w.node[standby].up) {
+        world_start(&w, standby);
+        world_follow(&w, standby, c->epoch);
+    }
+    for (unsigned i = 0; i < 20; i++) {
+        world_run(&w, 200);
+        play_pair(c);
+        collect_accepted(c);
+    }
+    ck_assert_msg(world_equal(&w), "stores differ, seed %llu", (unsigned long long)seed);
+    for (unsigned i = 0; i < c->n_accepted; i++)
+        ck_assert_msg(world_has(&w, c->primary, c->accepted[i]), "lost %llx, seed %llu",
+                      (unsigned long long)c->accepted[i], (unsigned long long)seed);
+    ck_assert_uint_gt(c->n_accepted, 0);
+    world_free(&w);
+    free(c);
+}
+
+START_TEST(test_chaos)
+{
+    uint64_t from = 1000 * (uint64_t)(_i + 1), n = 15;
+    const char *seed = getenv("SEED");
+    if (seed) {
+        from = strtoull(seed, NULL, 10);
+        n = 1;
+    }
+    for (uint64_t s = from; s < from + n; s++)
+        chaos(s, 400);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("replica");
+    TCase *t = tcase_create("transcripts");
+    tcase_set_timeout(t, 60);
+    tcase_add_test(t, test_solo_then_copy_then_ring);
+    tcase_add_test(t, test_paired_waits_for_the_standby);
+    tcase_add_test(t, test_settled_is_received);
+    tcase_add_test(t, test_slow_standby_is_reported_and_dropped);
+    tcase_add_test(t, test_detached_while_waiting_is_slow);
+    tcase_add_test(t, test_incident_1_given_up_take_back_stays_strict);
+    tcase_add_test(t, test_incident_2_changes_during_catch_up);
+    tcase_add_test(t, test_incident_3_standby_ahead_of_a_restarted_primary);
+    tcase_add_test(t, test_incident_5_history_tells_the_modes_on_both);
+    tcase_add_test(t, test_incident_6_committed_at_a_restart);
+    tcase_add_test(t, test_incident_7_another_store_during_take_back);
+    tcase_add_test(t, test_incident_8_foreign_store_does_not_count);
+    tcase_add_test(t, test_incident_17_outcome_only_at_the_standby);
+    tcase_add_test(t, test_incident_20_promoted_with_unmerged_rows);
+    tcase_add_test(t, test_incident_32_failed_transaction_after_shipping);
+    tcase_add_test(t, test_switchover_drains_and_loses_nothing);
+    tcase_add_test(t, test_step_down_stops_counting);
+    tcase_add_test(t, test_promotion_ends_acknowledging);
+    tcase_add_test(t, test_lost_data_gets_a_full_copy);
+    tcase_add_test(t, test_falls_out_of_the_ring);
+    tcase_add_test(t, test_away_for_longer_than_retention_is_refused);
+    tcase_add_test(t, test_strangers_are_refused_with_a_line);
+    tcase_add_test(t, test_garbage_closes_the_link);
+    suite_add_tcase(s, t);
+    TCase *x = tcase_create("chaos");
+    tcase_set_timeout(x, 120);
+    tcase_add_loop_test(x, test_chaos, 0, 4);
+    suite_add_tcase(s, x);
+    SRunner *r = srunner_create(s);
+    srunner_run_all(r, CK_NORMAL);
+    int failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
