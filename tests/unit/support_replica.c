@@ -9,7 +9,7 @@
 #include "replication/own.h"
 #include "replication/replica_state.h"
 
-enum { HISTORY_BYTES = 16384 };
+enum { HISTORY_BYTES = 16384, BODY_BYTES = 200 };
 
 enum job_type { JOB_REQUEST, JOB_OWN, JOB_COMMIT, JOB_REPLY, JOB_BATCH, JOB_DURABLE, JOB_FRAME };
 struct job {
@@ -164,14 +164,6 @@ static void emit(void *ctx, const struct replica_effect *fx)
 
 /* ---- the storage thread ---- */
 
-static void reply_to(struct world_node *n, struct store_reply *r, const struct store_request *q)
-{
-    r->type = q->type;
-    r->cookie = q->cookie;
-    r->meta = *store_memory_meta(n->store);
-    push(&n->inbox_end, JOB_REPLY)->reply = *r;
-}
-
 static void own_hand_over(struct world_node *n)
 {
     struct batch x = own_batch(n->own, (struct pos){n->epoch, n->committed});
@@ -189,18 +181,18 @@ static void fill(uint8_t *p, size_t n, uint64_t from)
         p[i] = (uint8_t)(rng_mix(from + i / 8) >> 8 * (i % 8));
 }
 
-static int put_message(struct world_node *n, uint64_t id)
+int world_put_message(struct world_node *n, uint64_t id, size_t body_bytes)
 {
-    uint8_t body[200];
-    fill(body, sizeof body, id);
+    uint8_t *body = xmalloc(body_bytes);
+    fill(body, body_bytes, id);
     struct row m = {.type = ROW_MESSAGE,
                     .message = {.id = id,
                                 .creator = store_memory_meta(n->store)->id,
                                 .received_ms = wall(n->world),
-                                .size = sizeof body,
+                                .size = body_bytes,
                                 .recipients = 1,
                                 .sender = SLICE_LIT("from@example.com"),
-                                .body = slice_of(body, sizeof body)}};
+                                .body = slice_of(body, body_bytes)}};
     fill(m.message.sha256, 32, ~id);
     struct row r = {.type = ROW_RECIPIENT,
                     .recipient = {.id = id,
@@ -208,6 +200,7 @@ static int put_message(struct world_node *n, uint64_t id)
                                   .address = SLICE_LIT("to@example.net"),
                                   .domain = SLICE_LIT("example.net")}};
     int err = own_put(n->own, &m);
+    free(body);
     return err ? err : own_put(n->own, &r);
 }
 
@@ -232,7 +225,7 @@ static void do_own(struct world_node *n, struct job *j)
 {
     if (!n->writer || own_begin(n->own, n->store, n->writer, wall(n->world)))
         return;
-    int err = j->outcome ? put_outcome(n, j->id) : put_message(n, j->id);
+    int err = j->outcome ? put_outcome(n, j->id) : world_put_message(n, j->id, BODY_BYTES);
     if (err) {
         own_abort(n->own);
         return;
@@ -358,57 +351,11 @@ static int do_follow(struct world_node *n, const struct store_request *q)
     return batch_decode(&in, &x) ? apply_follow(n->store, &x, wall(n->world)) : STORE_CORRUPT;
 }
 
-static void do_request(struct world_node *n, const struct store_request *q)
+static void do_changes(struct world_node *n, const struct store_request *q, struct store_reply *r)
 {
-    struct store_reply r = {0};
-    struct pos end;
-    switch (q->type) {
-    case SR_PROMOTE:
-        r.err = apply_promote(n->store, q->epoch, q->mode, wall(n->world), 3600000, &r.first, &end);
-        if (!r.err)
-            n->writer = q->epoch;
-        break;
-    case SR_MODE:
-        r.err = apply_mode(n->store, q->epoch, q->mode, q->first, q->committed);
-        break;
-    case SR_CLOSE:
-        n->writer = 0;
-        break;
-    case SR_FOLLOW:
-        r.err = do_follow(n, q);
-        break;
-    case SR_ADOPT:
-        r.err = do_adopt(n, q);
-        break;
-    case SR_WIPE:
-        r.err = apply_wipe(n->store, &q->store);
-        break;
-    case SR_MERGE:
-        r.err = n->writer == q->epoch ? do_merge(n, q) : STORE_CONFLICT;
-        break;
-    case SR_UNMARK:
-        r.err = do_unmark(n, q);
-        break;
-    case SR_UNMERGED:
-        do_unmerged(n, q, &r);
-        break;
-    case SR_EPOCH_SEEN:
-        r.err = do_seen(n, q->epoch);
-        break;
-    case SR_COMMITTED:
-        return; /* remembered with the next transaction; not answered */
-    default:
-        break;
-    }
-    reply_to(n, &r, q);
-}
-
-static void do_changes(struct world_node *n, const struct store_request *q)
-{
-    struct store_reply r = {0};
     struct collect c = {.limit = q->limit};
     buf_init(&c.b, FRAME_MAX);
-    r.err = n->store->ops->changes_after(n->store, q->first, collect_row, &c);
+    r->err = n->store->ops->changes_after(n->store, q->first, collect_row, &c);
     struct store_meta m;
     n->store->ops->get_meta(n->store, &m);
     struct buf h, out;
@@ -425,13 +372,69 @@ static void do_changes(struct world_node *n, const struct store_request *q)
     bool ok = batch_encode(&out, &x);
     assert(ok);
     (void)ok;
-    r.bytes = shared_new(buf_slice(&out));
-    r.n_rows = c.n;
-    r.more = c.more;
+    r->bytes = shared_new(buf_slice(&out));
+    r->n_rows = c.n;
+    r->more = c.more;
     buf_free(&h);
     buf_free(&out);
     buf_free(&c.b);
-    reply_to(n, &r, q);
+}
+
+bool world_serve(struct world_node *n, const struct store_request *q, struct store_reply *r)
+{
+    *r = (struct store_reply){.type = q->type, .cookie = q->cookie};
+    struct pos end;
+    switch (q->type) {
+    case SR_PROMOTE:
+        r->err =
+            apply_promote(n->store, q->epoch, q->mode, wall(n->world), 3600000, &r->first, &end);
+        if (!r->err)
+            n->writer = q->epoch;
+        break;
+    case SR_MODE:
+        r->err = apply_mode(n->store, q->epoch, q->mode, q->first, q->committed);
+        break;
+    case SR_CLOSE:
+        n->writer = 0;
+        break;
+    case SR_FOLLOW:
+        r->err = do_follow(n, q);
+        break;
+    case SR_ADOPT:
+        r->err = do_adopt(n, q);
+        break;
+    case SR_WIPE:
+        r->err = apply_wipe(n->store, &q->store);
+        break;
+    case SR_MERGE:
+        r->err = n->writer == q->epoch ? do_merge(n, q) : STORE_CONFLICT;
+        break;
+    case SR_UNMARK:
+        r->err = do_unmark(n, q);
+        break;
+    case SR_UNMERGED:
+        do_unmerged(n, q, r);
+        break;
+    case SR_EPOCH_SEEN:
+        r->err = do_seen(n, q->epoch);
+        break;
+    case SR_COMMITTED:
+        return false; /* remembered with the next transaction; not answered */
+    case SR_CHANGES:
+        do_changes(n, q, r);
+        break;
+    default:
+        break;
+    }
+    r->meta = *store_memory_meta(n->store);
+    return true;
+}
+
+static void serve(struct world_node *n, const struct store_request *q)
+{
+    struct store_reply r;
+    if (world_serve(n, q, &r))
+        push(&n->inbox_end, JOB_REPLY)->reply = r;
 }
 
 static bool storage_turn(struct world_node *n)
@@ -448,7 +451,7 @@ static bool storage_turn(struct world_node *n)
     if (j->type == JOB_OWN)
         do_own(n, j);
     else
-        do_request(n, &j->request);
+        serve(n, &j->request);
     job_free(j);
     return true;
 }
@@ -463,7 +466,7 @@ static bool reader_turn(struct world_node *n)
     if (!n->reads)
         return false;
     struct job *j = pop(&n->reads, &n->reads_end);
-    do_changes(n, &j->request);
+    serve(n, &j->request);
     job_free(j);
     return true;
 }
@@ -785,17 +788,23 @@ static bool dump_row(void *ctx, const struct row *r, enum unmerged_class mark)
     return true;
 }
 
-bool world_equal(const struct world *w)
+bool world_stores_equal(const struct store *a, const struct store *b)
 {
+    const struct store *both[2] = {a, b};
     struct dump d[2];
     for (unsigned i = 0; i < 2; i++) {
         d[i].unmerged = false;
         buf_init(&d[i].b, 256 << 20);
-        store_memory_each(w->node[i].store, dump_row, &d[i]);
+        store_memory_each(both[i], dump_row, &d[i]);
     }
     bool equal =
         slice_eq(buf_slice(&d[0].b), buf_slice(&d[1].b)) && !d[0].unmerged && !d[1].unmerged;
     buf_free(&d[0].b);
     buf_free(&d[1].b);
     return equal;
+}
+
+bool world_equal(const struct world *w)
+{
+    return world_stores_equal(w->node[0].store, w->node[1].store);
 }

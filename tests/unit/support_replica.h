@@ -68,6 +68,12 @@ void world_storage(struct world *w, unsigned node);
 uint64_t world_add(struct world *w, unsigned node);
 void world_deliver(struct world *w, unsigned node, uint64_t id); /* its outcome */
 
+/* One request of the storage thread or its reader, carried out at once on n's store; false: it
+ * isn't answered. What a merge writes goes into n's queues. */
+bool world_serve(struct world_node *n, const struct store_request *q, struct store_reply *reply);
+/* Puts a message with one recipient and a body of that size into n's open transaction. */
+int world_put_message(struct world_node *n, uint64_t id, size_t body_bytes);
+
 const struct store_meta *world_meta(const struct world *w, unsigned node);
 struct store_id world_store_id(const struct world *w, unsigned node);
 /* The next report of that type that wasn't looked at; NULL: none. Skips others. */
@@ -78,4 +84,5 @@ bool world_has(const struct world *w, unsigned node, uint64_t id);
 int world_state(const struct world *w, unsigned node, uint64_t id);
 /* Both stores hold the same rows, and nothing is unmerged. */
 bool world_equal(const struct world *w);
+bool world_stores_equal(const struct store *a, const struct store *b);
 #endif
