@@ -20,6 +20,7 @@ enum {
     TARGET_RECIPIENTS_MAX = 4000,
     TARGETS_MAX = 20000, /* next hops known at a time; others' mail stays on disk meanwhile */
     TARGET_LINGER_MS = 60000,
+    RESOLVING_MAX = 500,  /* next hops asked about at a time; others wait */
     HOPS_LIFE_MS = 60000, /* then DNS is asked again (its own cache answers) */
     IDLE_MS = 5000,       /* an unused connection is kept that long */
     TRIES_MAX = 3,        /* connections lost under one job before that counts as its attempt */
@@ -63,7 +64,8 @@ struct target {
     unsigned n_jobs, n_rcpts; /* waiting */
     struct link *links;
     unsigned opening, idle; /* links that aren't ready yet; that are free */
-    struct hops hops;
+    struct hop *hop;        /* where it can be reached, in order; n_hops of them */
+    unsigned n_hops;
     uint64_t hops_until_ms;
     struct hops_query *resolving;
     uint64_t idle_since_ms;
@@ -143,7 +145,7 @@ struct delivery {
     struct hand hand;
     size_t bytes;
     struct scan scan;
-    unsigned n_links, dots;
+    unsigned n_links, dots, n_resolving;
     uint64_t n_outcomes;
     struct delivery_stats totals;
     unsigned second_at, per_second[RATE_SECONDS];
@@ -165,6 +167,7 @@ void delivery_count(struct delivery *d, enum verdict v);
 /* targets_uv.c */
 struct target *target_get(struct delivery *d, struct slice domain); /* NULL: too many, or no name */
 void target_free(struct target *t);
+void target_unresolve(struct target *t);
 void target_push(struct target *t, struct job *j, bool front);
 struct job *target_pop(struct target *t);
 void target_wait(struct target *t); /* look again at the next tick */

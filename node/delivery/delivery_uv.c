@@ -318,11 +318,8 @@ void delivery_close(struct delivery *d, void (*done)(void *ctx), void *ctx)
     d->closed_ctx = ctx;
     queue_on_new(d->queue, NULL, NULL);
     queue_on_scan(d->queue, NULL, NULL);
-    for (struct target *t = d->targets; t; t = t->next) {
-        if (t->resolving)
-            hops_cancel(t->resolving);
-        t->resolving = NULL;
-    }
+    for (struct target *t = d->targets; t; t = t->next)
+        target_unresolve(t);
     for (struct target *t = d->waiting; t; t = t->next_waiting)
         t->waiting = false;
     d->waiting = NULL;

@@ -337,7 +337,7 @@ static void on_ready(void *ctx, struct conn *c)
 static void link_connect(struct link *l)
 {
     struct delivery *d = l->d;
-    struct hop *h = &l->t->hops.hop[l->hop];
+    struct hop *h = &l->t->hop[l->hop];
     char addr[64];
     bool named = strspn(h->host, "0123456789.") != strlen(h->host) && !strchr(h->host, ':');
     snprintf(l->remote, sizeof l->remote, "%s %s", h->host,
@@ -355,7 +355,7 @@ static void link_connect(struct link *l)
 /* First hop at or behind `from` whose last attempt didn't fail. */
 static unsigned good_hop(const struct target *t, unsigned from)
 {
-    while (from < t->hops.n && t->hops.hop[from].bad)
+    while (from < t->n_hops && t->hop[from].bad)
         from++;
     return from;
 }
@@ -391,8 +391,8 @@ static void target_down(struct target *t, const struct reply *why)
         log_info("delivery.destination_down", "destination=%s why=%s", t->key,
                  log_quote(quoted, sizeof quoted, slice_str(text)));
     }
-    for (unsigned i = 0; i < t->hops.n; i++)
-        t->hops.hop[i].bad = false;
+    for (unsigned i = 0; i < t->n_hops; i++)
+        t->hop[i].bad = false;
     outcome_fail_waiting(t, why);
     if (permanent)
         intake_room(d, t); /* what is on disk ends the same way */
@@ -408,15 +408,15 @@ static void on_closed(void *ctx, struct conn *c, const struct reply *why, bool a
     assert(!l->job);
     l->conn = NULL;
     bool current = l->generation == d->generation && !d->closing && !l->quitting;
-    if (!announced && current && l->hop < t->hops.n) {
-        struct hop *h = &t->hops.hop[l->hop];
+    if (!announced && current && l->hop < t->n_hops) {
+        struct hop *h = &t->hop[l->hop];
         if (tls_failed && !h->no_tls) {
             h->no_tls = true;
         } else {
             h->bad = true;
             l->hop = good_hop(t, l->hop + 1);
         }
-        if (l->hop < t->hops.n && delivery_active(d)) {
+        if (l->hop < t->n_hops && delivery_active(d)) {
             link_connect(l);
             return;
         }
@@ -468,7 +468,7 @@ static void link_open(struct target *t)
     l->generation = d->generation;
     buf_init(&l->piece, BODY_PIECE_BYTES);
     l->hop = good_hop(t, 0);
-    if (l->hop == t->hops.n)
+    if (l->hop == t->n_hops)
         l->hop = 0;
     l->next = t->links;
     t->links = l;
@@ -482,12 +482,17 @@ static void on_hops(void *ctx, const struct hops *h)
 {
     struct target *t = ctx;
     t->resolving = NULL;
-    t->hops = *h;
+    t->d->n_resolving--;
+    free(t->hop);
+    t->hop = NULL;
+    t->n_hops = h->n;
     if (h->n == 0) {
         if (t->core.open == 0)
             target_down(t, &h->failure);
         return;
     }
+    t->hop = xcalloc(h->n, sizeof *t->hop);
+    memcpy(t->hop, h->hop, h->n * sizeof *t->hop);
     t->hops_until_ms = delivery_now(t->d) + HOPS_LIFE_MS;
     target_pump(t);
 }
@@ -499,9 +504,14 @@ static bool target_resolved(struct target *t)
     if (t->resolving)
         return false;
     /* Links on their way use the table: it changes only between them. */
-    if (t->hops.n && (delivery_now(d) < t->hops_until_ms || t->opening))
+    if (t->n_hops && (delivery_now(d) < t->hops_until_ms || t->opening))
         return true;
+    if (d->n_resolving >= RESOLVING_MAX) {
+        target_wait(t);
+        return false;
+    }
     bool mx = t->kind == ROUTE_MX;
+    d->n_resolving++;
     uint64_t seed = (uint64_t)delivery_random(d) << 32 | delivery_random(d);
     t->resolving = hops_resolve(d->dns, d->loop, mx ? t->key : NULL, mx ? NULL : t->host, t->port,
                                 d->hostname, seed, on_hops, t);

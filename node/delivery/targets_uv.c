@@ -57,6 +57,15 @@ struct target *target_get(struct delivery *d, struct slice domain)
     return d->n_targets < TARGETS_MAX ? target_new(d, key, r, domain) : NULL;
 }
 
+void target_unresolve(struct target *t)
+{
+    if (!t->resolving)
+        return;
+    hops_cancel(t->resolving);
+    t->resolving = NULL;
+    t->d->n_resolving--;
+}
+
 void target_free(struct target *t)
 {
     struct delivery *d = t->d;
@@ -64,8 +73,8 @@ void target_free(struct target *t)
     struct job *j;
     while ((j = target_pop(t)))
         job_free(j);
-    if (t->resolving)
-        hops_cancel(t->resolving);
+    target_unresolve(t);
+    free(t->hop);
     struct target **p = &d->bucket[bucket_of(d, t->key)];
     while (*p != t)
         p = &(*p)->next_in_bucket;
