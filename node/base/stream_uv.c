@@ -139,6 +139,8 @@ static void tls_bytes(struct stream *s, const void *p, size_t n)
             break;
         deliver_plain(s);
     } while (s->state == OPEN && !s->paused && s->tls);
+    if (!s->plain.len)
+        buf_free(&s->plain); /* thousands of idle sessions don't each keep 16 KiB */
     if (st == TLS_CLOSED && s->state == OPEN && !s->plain.len) {
         if (s->ev.on_eof)
             s->ev.on_eof(s->ctx, s);
