@@ -257,7 +257,8 @@ void pair_heartbeat(struct pair *p, uint64_t now_ns, int64_t wall_ms, struct hea
         .wall_ms = wall_ms,
         .echo_boot_random = p->heard ? p->peer.boot_random : 0,
         .echo_seq = p->heard ? p->peer.seq : 0,
-        .ack_epoch = acknowledges(p) ? p->rec.epoch : 0,
+        /* Only what the wait for the old lease is counted from (acked_rx). */
+        .ack_epoch = acknowledges(p) && p->acked_rx == p->peer_rx ? p->rec.epoch : 0,
         .ask_handover = p->ask_token,
         .leaving = p->phase == PH_LEAVING,
     };
@@ -579,6 +580,8 @@ void pair_step(struct pair *p, const struct pair_event *ev, uint64_t now_ns)
 {
     assert(!p->stepping);
     p->stepping = true;
+    if (p->started && now_ns > p->now + p->cfg.takeover_after_ns / 2)
+        p->woke = now_ns; /* a silence of our own making (incident 24): counted anew */
     p->now = now_ns > p->now ? now_ns : p->now;
     if (!p->started)
         p->started = p->phase_since = p->now;

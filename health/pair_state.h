@@ -85,6 +85,7 @@ struct pair {
     struct heartbeat peer;
     uint64_t peer_rx;    /* newest datagram that is a sign of life */
     uint64_t serving_rx; /* newest sign of life of the record's serving primary */
+    uint64_t woke;       /* this process stood still until then */
     uint64_t acked_rx;   /* receipt of the newest heartbeat that we acknowledged in rec.epoch */
     int64_t peer_skew_ms;
     uint32_t relinquished; /* epoch given up by the peer, as heard with its current boot */

@@ -232,7 +232,7 @@ static bool ordered(const struct pair *p)
 /* Since when the record's primary is silent at the longest. */
 static uint64_t last_life(const struct pair *p)
 {
-    return p->serving_rx ? p->serving_rx : later(p->started, p->rec_since);
+    return later(p->serving_rx ? p->serving_rx : later(p->started, p->rec_since), p->woke);
 }
 
 static bool primary_silent(const struct pair *p)

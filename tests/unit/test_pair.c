@@ -322,6 +322,22 @@ START_TEST(frozen_primary_ends_its_service)
 }
 END_TEST
 
+/* Incident 24: a standby that was frozen takes its own silence for the primary's. */
+START_TEST(frozen_standby_counts_anew)
+{
+    w.node[1].frozen = true;
+    run(5000);
+    w.node[1].frozen = false;
+    for (int i = 0; i < 50; i++) {
+        run(10);
+        ck_assert_int_ne(view(1).role, ROLE_PROMOTING);
+    }
+    run(5000);
+    ck_assert_int_eq(view(0).role, ROLE_PRIMARY);
+    ck_assert_int_eq(view(1).role, ROLE_STANDBY);
+}
+END_TEST
+
 START_TEST(standby_lost_goes_on_alone)
 {
     kill_node(1);
@@ -566,6 +582,7 @@ int main(void)
     tcase_add_checked_fixture(t, setup, teardown);
     tcase_add_test(t, takes_over_in_time);
     tcase_add_test(t, frozen_primary_ends_its_service);
+    tcase_add_test(t, frozen_standby_counts_anew);
     tcase_add_test(t, standby_lost_goes_on_alone);
     tcase_add_test(t, standby_and_witness_lost_fences);
     tcase_add_test(t, fresh_acknowledgement_ends_fencing);
