@@ -301,8 +301,8 @@ static void end(struct queue *q, struct storage_op *op, enum queue_outcome outco
         op->result = outcome == QUEUE_OK            ? OP_DURABLE
                      : outcome == QUEUE_NOT_PRIMARY ? OP_NOT_PRIMARY
                                                     : OP_FAILED;
-        bool changed = outcome == QUEUE_OK &&
-                       (op->type == OP_OPSTATE || (op->n_changed && op->action != SELECT_HOLD));
+        /* Also after a hold: delivery lets go of what it has read and not begun. */
+        bool changed = outcome == QUEUE_OK && (op->type == OP_OPSTATE || op->n_changed);
         if (outcome == QUEUE_OK && op->type == OP_SELECT && op->action == SELECT_CANCEL)
             tell_cancelled(q, op);
         op->done(op);

@@ -58,7 +58,8 @@ void queue_operate(struct queue *q, struct storage_op *op);
  * found by queue_fetch later. */
 typedef void (*queue_new_fn)(void *ctx, struct queued *fresh /* owned by the callee */);
 void queue_on_new(struct queue *q, queue_new_fn fn, void *ctx);
-/* After promote and after release/retry: what lies on disk should be scanned again. */
+/* After promote and after each operator's change: what lies on disk should be scanned again, and
+ * what was read but not begun may be stale. */
 typedef void (*queue_scan_fn)(void *ctx);
 void queue_on_scan(struct queue *q, queue_scan_fn fn, void *ctx);
 /* Reads on the relay's lane; r->done is called on the loop. Rows above the committed watermark are
