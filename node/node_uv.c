@@ -328,6 +328,11 @@ static void storage_reply(void *ctx, const struct store_reply *r)
         shared_unref(r->bytes);
         return;
     }
+    /* A follower's own end moves with what it applies; heartbeats tell it to the primary. */
+    if ((r->type == SR_FOLLOW || r->type == SR_ADOPT || r->type == SR_WIPE) && !r->err) {
+        atomic_store(&n->own_lsn, r->meta.end.lsn);
+        health_set_lsn(n->health, r->meta.end.lsn, r->meta.committed.lsn);
+    }
     replication_reply(n->replication, r);
     leave(n);
 }
