@@ -14,6 +14,8 @@ struct item {
     struct item *next;
     struct op *op; /* or */
     struct store_request req;
+    int err;                /* FOLLOW: its answer */
+    struct store_meta meta; /* and how things stood after it */
 };
 
 struct own_under_way {
@@ -84,17 +86,24 @@ static void reply_arrives(struct sim *s, struct task *t)
     drop_reply(t);
 }
 
-static void reply(struct sim *s, struct node *n, enum channel c, const struct store_request *req,
-                  struct store_reply r)
+static void reply_meta(struct sim *s, struct node *n, enum channel c,
+                       const struct store_request *req, struct store_reply r,
+                       const struct store_meta *meta)
 {
     struct store_reply *copy = xmalloc(sizeof *copy);
     r.type = req->type;
     r.cookie = req->cookie;
-    r.meta = *store_memory_meta(n->disk.store);
+    r.meta = *meta;
     *copy = r;
     struct task *t = node_mail(s, n, c, reply_arrives);
     t->p = copy;
     t->drop = drop_reply;
+}
+
+static void reply(struct sim *s, struct node *n, enum channel c, const struct store_request *req,
+                  struct store_reply r)
+{
+    reply_meta(s, n, c, req, r, store_memory_meta(n->disk.store));
 }
 
 static void drop_op(struct task *t)
@@ -194,17 +203,28 @@ static struct own *own_of(struct node *n)
     return n->storage.own;
 }
 
+/* An outcome meets what happened to the recipient meanwhile (node/queue/writer_uv.c). */
+static bool outcome_counts(struct own *o, struct row_recipient *p)
+{
+    struct row key = {.type = ROW_RECIPIENT, .recipient = *p}, here;
+    if (o->store->ops->get(o->store, &key, &here, NULL))
+        return false;
+    const struct row_recipient *now = &here.recipient;
+    if (rcpt_terminal(now->state) && (p->state != RCPT_DELIVERED || now->state == RCPT_DELIVERED))
+        return false;
+    if (now->state == RCPT_QUARANTINED && p->state == RCPT_QUEUED)
+        return false;
+    p->held = rcpt_terminal(p->state) ? 0 : now->held;
+    return true;
+}
+
 static int put_rows(struct own *o, struct op *op)
 {
     int err = STORE_OK;
-    for (unsigned i = 0; i < op->n_rows && !err; i++) {
-        struct row *r = &op->row[i];
-        struct row was;
-        if (op->kind == OP_OUTCOME && r->type == ROW_RECIPIENT && r->recipient.id == op->copy_id &&
-            !o->store->ops->get(o->store, r, &was, NULL) && rcpt_terminal(was.recipient.state))
-            continue; /* somebody else has settled it */
-        err = own_put(o, r);
-    }
+    if (op->kind == OP_OUTCOME && !outcome_counts(o, &op->row[0].recipient))
+        return STORE_OK; /* nor its bounce */
+    for (unsigned i = 0; i < op->n_rows && !err; i++)
+        err = own_put(o, &op->row[i]);
     return err;
 }
 
@@ -438,7 +458,33 @@ static int follow(struct sim *s, struct node *n, const struct store_request *req
     struct batch b;
     if (!batch_decode(&r, &b))
         return STORE_CORRUPT;
-    return apply_follow(n->disk.store, &b, node_wall(s, n));
+    return n->storage.writer ? STORE_CONFLICT : apply_follow(n->disk.store, &b, node_wall(s, n));
+}
+
+/* Batches that wait share a transaction; any error: none of them (node/queue/requests_uv.c). */
+static int follow_together(struct sim *s, struct node *n, struct item *first)
+{
+    struct store *st = n->disk.store;
+    struct store_meta meta;
+    uint64_t cursor = st->cursor;
+    st->ops->get_meta(st, &meta);
+    int err = st->ops->begin(st);
+    for (struct item *i = first; i && !err; i = i->next) {
+        struct wire_reader r = wire_read(slice_of(i->req.bytes->data, i->req.bytes->n));
+        struct batch b;
+        err = !batch_decode(&r, &b) ? STORE_CORRUPT
+              : n->storage.writer   ? STORE_CONFLICT
+                                    : apply_follow_rows(st, &b, &meta);
+        i->meta = meta;
+    }
+    meta.written_ms = node_wall(s, n);
+    if (!err)
+        err = st->ops->set_meta(st, &meta);
+    if (!err)
+        return st->ops->commit(st);
+    st->ops->rollback(st);
+    st->cursor = cursor;
+    return err;
 }
 
 static int adopt(struct node *n, const struct store_request *req)
@@ -460,7 +506,10 @@ static struct store_reply carry_out(struct sim *s, struct node *n, const struct 
     case SR_PROMOTE:
         r.err = apply_promote(st, req->epoch, (enum history_mode)req->mode, node_wall(s, n),
                               (int64_t)s->plan.quarantine_ms, &r.first, &end);
-        m->writer = r.err ? 0 : req->epoch;
+        if (!r.err) {
+            m->writer = req->epoch;
+            m->committed = (struct pos){0, 0};
+        }
         break;
     case SR_MODE:
         r.first = req->first ? req->first : store_memory_meta(st)->end.lsn + 1;
@@ -469,14 +518,11 @@ static struct store_reply carry_out(struct sim *s, struct node *n, const struct 
     case SR_CLOSE:
         m->writer = 0;
         break;
-    case SR_FOLLOW:
-        r.err = follow(s, n, req);
-        break;
     case SR_ADOPT:
-        r.err = adopt(n, req);
+        r.err = m->writer ? STORE_CONFLICT : adopt(n, req);
         break;
     case SR_WIPE:
-        r.err = apply_wipe(st, &req->store);
+        r.err = m->writer ? STORE_CONFLICT : apply_wipe(st, &req->store);
         break;
     case SR_UNMARK:
         r.err = unmark_rows(st, req);
@@ -519,6 +565,54 @@ static void die_in_request(struct sim *s, struct node *n, bool done)
     faults_restart_later(s, n->self);
 }
 
+static void follow_done(struct sim *s, struct task *t)
+{
+    struct node *n = &s->node[t->process];
+    struct storage_model *m = &n->storage;
+    struct store *st = n->disk.store;
+    bool done = true, dies = node_dies_here(s, n, &done);
+    struct store_meta before = *store_memory_meta(st);
+    store_memory_defer(st, true);
+    int err = follow_together(s, n, m->under_way);
+    if (dies) {
+        die_in_request(s, n, done);
+        return;
+    }
+    store_memory_sync(st);
+    while (m->under_way) {
+        struct item *i = m->under_way;
+        m->under_way = i->next;
+        if (err) {
+            i->err = follow(s, n, &i->req);
+            store_memory_sync(st);
+            i->meta = *store_memory_meta(st);
+        }
+        TRACE(s, process_name(n->self), "store: follow%s, end %u:%llu", i->err ? " fails" : "",
+              i->meta.end.epoch, (unsigned long long)i->meta.end.lsn);
+        reply_meta(s, n, STORAGE_TO_REPLICATION, &i->req, (struct store_reply){.err = i->err},
+                   &i->meta);
+        item_free(i);
+    }
+    m->busy = false;
+    if (tells_health(&before, store_memory_meta(st)))
+        tell_health(s, n, store_memory_meta(st));
+    n->lsn_own = store_memory_meta(st)->end.lsn;
+    s->books.check_all = true;
+    next_item(s, n);
+}
+
+static void start_follow(struct sim *s, struct node *n)
+{
+    struct storage_model *m = &n->storage;
+    for (unsigned k = 0; k < GROUP_MAX && m->head && !m->head->op; k++) {
+        if (m->head->req.type != SR_FOLLOW)
+            break;
+        add_under_way(m, pop(m));
+    }
+    m->busy = true;
+    sim_at(s, s->now + commit_time(s, n), n->self, follow_done);
+}
+
 static void request_done(struct sim *s, struct task *t)
 {
     struct node *n = &s->node[t->process];
@@ -559,9 +653,14 @@ static void start_request(struct sim *s, struct node *n)
         start_merge(s, n);
         return;
     }
+    if (m->head->req.type == SR_FOLLOW) {
+        start_follow(s, n);
+        return;
+    }
     struct item *i = pop(m);
     if (i->req.type == SR_COMMITTED) {
-        m->committed = i->req.committed;
+        if (pos_cmp(i->req.committed, m->committed) > 0)
+            m->committed = i->req.committed;
         item_free(i);
         next_item(s, n);
         return;
@@ -595,8 +694,9 @@ struct changes {
 
 static bool add_change(void *ctx, const struct row *r, enum unmerged_class unmerged)
 {
-    (void)unmerged;
     struct changes *c = ctx;
+    if (unmerged != UNMERGED_NONE) /* not of this history yet */
+        return true;
     if (c->n && c->rows.len >= c->limit) {
         c->complete = false;
         return false;
@@ -612,7 +712,7 @@ static void read_changes(struct sim *s, struct task *t)
     struct item *i = t->p;
     struct store *st = n->disk.store;
     const struct store_meta *m = store_memory_meta(st);
-    struct changes c = {.limit = i->req.limit, .complete = true};
+    struct changes c = {.limit = i->req.limit, .complete = true, .last = i->req.first};
     buf_init(&c.rows, FRAME_MAX);
     st->ops->changes_after(st, i->req.first, add_change, &c);
     struct buf history, out;
@@ -621,7 +721,9 @@ static void read_changes(struct sim *s, struct task *t)
     history_encode(&history, &m->history);
     struct batch x = {.epoch = m->end.epoch,
                       .first = i->req.first + 1,
-                      .last = c.complete ? m->end.lsn : c.last,
+                      .last = !c.complete                 ? c.last
+                              : m->end.lsn > i->req.first ? m->end.lsn
+                                                          : i->req.first,
                       .complete = c.complete,
                       .committed = m->committed,
                       .rows = buf_slice(&c.rows),
