@@ -6,6 +6,7 @@
  * both outcomes holds, and reads until the register tells (protocol 5, "While a change is
  * unknown"). */
 #include "health/pair_state.h"
+#include "node/base/mutant.h"
 
 #include <assert.h>
 #include <stdarg.h>
@@ -160,8 +161,9 @@ static void on_register(struct pair *p, const struct pair_event *ev)
         assert(p->change == CH_PENDING);
         p->change = ev->outcome == REG_DONE       ? CH_DONE
                     : ev->outcome == REG_MISMATCH ? CH_REFUSED
-                    : ev->outcome == REG_NOT_DONE ? CH_NOT_DONE
-                                                  : CH_UNKNOWN;
+                    : ev->outcome == REG_NOT_DONE
+                        ? CH_NOT_DONE
+                        : BATON_MUTANT(UNKNOWN_IS_REFUSED, CH_NOT_DONE, CH_UNKNOWN);
         if (p->change == CH_UNKNOWN) {
             p->want_read = true;
             p->read_at = p->now;
@@ -285,6 +287,7 @@ static void note_acknowledgement(struct pair *p, const struct heartbeat *h)
     uint64_t sent = p->sent_at[h->echo_seq % SENDS];
     if (!p->acked_since || p->now >= pair_lease_end(p))
         p->acked_since = p->now;
+    sent = BATON_MUTANT(LEASE_FROM_RECEIPT, p->now, sent);
     if (sent > p->lease_base)
         p->lease_base =
             sent; /* from the send, not from the receipt: the other's clock starts later */

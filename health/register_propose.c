@@ -1,5 +1,6 @@
 /* The proposer: changes and reads (protocol 5; incidents 1, 11). Core. */
 #include "health/register_core.h"
+#include "node/base/mutant.h"
 
 #include <assert.h>
 
@@ -74,6 +75,10 @@ void reg_on_promise(struct reg *r, const struct register_msg *m)
         op->value = op->to;
     else if (!op->is_read && found->tag != op->to.tag)
         op->outcome = REG_MISMATCH; /* and write back what was found */
+    if (BATON_MUTANT(READ_WITHOUT_ACCEPT, op->is_read, false)) {
+        finish(r, op->outcome);
+        return;
+    }
     op->phase = PHASE_WANT_ACCEPT;
     op->retry_ns = 0; /* one refusal doesn't matter: the voter that promised may accept as well */
     reg_pump(r);

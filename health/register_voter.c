@@ -23,6 +23,7 @@
  * in a ballot at or above its promise, and nobody counts a row that was merely seen (hints,
  * shares). */
 #include "health/register_core.h"
+#include "node/base/mutant.h"
 
 #include <assert.h>
 
@@ -58,7 +59,7 @@ static void on_accept(struct reg *r, unsigned from, const struct register_msg *m
 {
     if (m->record.version == 0)
         return;
-    if (ballot_cmp(m->ballot, r->state.promised) < 0) {
+    if (BATON_MUTANT(ACCEPT_BELOW_PROMISE, false, ballot_cmp(m->ballot, r->state.promised) < 0)) {
         refuse(r, from, m);
         return;
     }
@@ -127,7 +128,7 @@ void reg_on_share(struct reg *r, unsigned from, const struct register_msg *m)
     o->share = *m;
     r->recover = true;
     for (unsigned v = 0; v < VOTERS; v++)
-        r->recover &= v == r->self || r->other[v].shared;
+        r->recover &= v == r->self || BATON_MUTANT(EMPTIED_VOTER_VOTES, true, r->other[v].shared);
     reg_pump(r);
 }
 

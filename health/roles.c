@@ -17,6 +17,7 @@
 #include <stdio.h>
 
 #include "health/pair_state.h"
+#include "node/base/mutant.h"
 
 #define MS 1000000ull
 
@@ -215,13 +216,14 @@ static bool forced(const struct pair *p)
 
 static bool may_take_over(const struct pair *p)
 {
-    return p->rec.primary == pair_peer(p) && named(p) && p->store.open && p->store.fit &&
-           !p->store_failed && idle_register(p);
+    return p->rec.primary == pair_peer(p) && BATON_MUTANT(TAKEOVER_OUT_OF_SYNC, true, named(p)) &&
+           p->store.open && p->store.fit && !p->store_failed && idle_register(p);
 }
 
 static bool given_up(const struct pair *p)
 {
-    return may_take_over(p) && p->relinquished == p->rec.epoch;
+    return may_take_over(p) &&
+           BATON_MUTANT(ANY_RELINQUISH, p->relinquished != 0, p->relinquished == p->rec.epoch);
 }
 
 static bool ordered(const struct pair *p)
@@ -258,7 +260,8 @@ static bool old_lease_over(const struct pair *p)
     if (p->heard && p->peer.lease_ns > lease)
         lease = p->peer.lease_ns;
     uint64_t wait = lease + lease / 50 + 10 * MS; /* x 1.02 + 10 ms: clock rates differ */
-    return p->no_lease_wait || silent(p, later(p->acked_rx, p->started), wait);
+    return BATON_MUTANT(NO_LEASE_WAIT, true, p->no_lease_wait) ||
+           silent(p, later(p->acked_rx, p->started), wait);
 }
 
 static bool beaten(const struct pair *p)

@@ -5,6 +5,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "node/base/mutant.h"
 #include "replication/merge.h"
 #include "replication/moved.h"
 
@@ -284,7 +285,7 @@ int apply_follow_rows(struct store *s, const struct batch *x, struct store_meta 
         err = follow_rows(s, x, plain);
     if (err)
         return err;
-    if (!x->complete) {
+    if (BATON_MUTANT(CURSOR_IS_END, false, !x->complete)) {
         if (x->last > s->cursor)
             s->cursor = x->last;
         return STORE_OK;
@@ -358,7 +359,7 @@ static enum unmerged_class classify(void *ctx, struct pos pos, struct pos born)
     if (born.lsn <= j->shared.lsn)
         return UNMERGED_QUEUED;
     if (history_mode_at(&j->own->history, born) != MODE_PAIRED)
-        return UNMERGED_QUEUED;
+        return BATON_MUTANT(SOLO_IS_QUARANTINED, UNMERGED_QUARANTINE, UNMERGED_QUEUED);
     if (pos_cmp(born, j->own->committed) <= 0)
         return UNMERGED_QUEUED;
     if (born.epoch == j->primary_committed.epoch && born.lsn <= j->primary_committed.lsn)

@@ -15,12 +15,13 @@
  * Failure of a history row: PE_STORAGE_FAILED, nothing is released. */
 #include <assert.h>
 
+#include "node/base/mutant.h"
 #include "replication/replica_state.h"
 
 bool commit_standby(const struct primary *p)
 {
     return p->waiting && p->feed.state >= FEED_READING &&
-           store_id_eq(&p->feed.store, &p->waits_for);
+           BATON_MUTANT(ACK_FROM_ANY_STORE, true, store_id_eq(&p->feed.store, &p->waits_for));
 }
 
 static uint64_t lower(uint64_t a, uint64_t b)
@@ -71,7 +72,7 @@ void commit_begin(struct replica *r, const struct store_reply *reply)
     p->committed = p->own;
     if (r->promote_paired) {
         wait_for(p, &r->promote_waits_for, r->now);
-        p->committed = lower(p->known.lsn, p->own);
+        p->committed = BATON_MUTANT(RESTART_ALL_COMMITTED, p->own, lower(p->known.lsn, p->own));
     }
     p->settled = p->committed;
     replica_report(r, PE_PROMOTED, NULL);
@@ -140,6 +141,16 @@ void commit_feed_lost(struct replica *r)
 
 /* ---- drop ---- */
 
+static void dropped(struct replica *r)
+{
+    struct primary *p = &r->p;
+    p->drop_cookie = 0;
+    p->waiting = false;
+    p->waits_for = (struct store_id){{0}};
+    commit_update(r);
+    replica_report(r, PE_SOLO_DURABLE, NULL);
+}
+
 void commit_drop(struct replica *r)
 {
     struct primary *p = &r->p;
@@ -152,16 +163,8 @@ void commit_drop(struct replica *r)
                               .first = first,
                               .committed = {p->epoch, p->committed}};
     p->drop_cookie = replica_store(r, &q);
-}
-
-static void dropped(struct replica *r)
-{
-    struct primary *p = &r->p;
-    p->drop_cookie = 0;
-    p->waiting = false;
-    p->waits_for = (struct store_id){{0}};
-    commit_update(r);
-    replica_report(r, PE_SOLO_DURABLE, NULL);
+    if (BATON_MUTANT(HISTORY_AFTER_REPLY, true, false))
+        dropped(r);
 }
 
 /* ---- hand-over ---- */
@@ -195,7 +198,9 @@ void commit_update(struct replica *r)
     uint64_t durable = p->own, received = p->own;
     if (p->waiting) {
         durable = standby ? lower(p->own, p->feed.durable) : 0;
+        durable = BATON_MUTANT(REPLY_BEFORE_STANDBY, p->own, durable);
         received = standby ? lower(p->own, p->feed.received) : 0;
+        received = BATON_MUTANT(SETTLED_ALONE, p->own, received);
     }
     uint64_t committed = durable > p->committed ? durable : p->committed;
     uint64_t settled = received > p->settled ? received : p->settled;

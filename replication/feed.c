@@ -14,6 +14,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+#include "node/base/mutant.h"
 #include "replication/replica_state.h"
 
 void feed_link_up(struct replica *r, uint64_t link)
@@ -344,7 +345,7 @@ static void on_changes(struct replica *r, const struct store_reply *reply)
     d->cursor = x.last;
     bool progress = x.n_rows > 0; /* else: when the own end moves, or at the next tick */
     send_batch(r, &x, NULL);
-    if (x.complete && reaches_ring(p)) {
+    if (BATON_MUTANT(RING_TOO_EARLY, true, x.complete) && reaches_ring(p)) {
         d->state = FEED_RING;
         replica_report(r, PE_CAUGHT_UP, &d->store);
     }

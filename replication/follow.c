@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "node/base/mutant.h"
 #include "replication/replica_state.h"
 
 /* What a primary that keeps to its window can have sent ahead. */
@@ -116,7 +117,7 @@ static void send_ack(struct replica *r)
     struct frame_ack a = {.store = r->meta.id,
                           .epoch = f->epoch,
                           .received = f->received,
-                          .durable = f->durable,
+                          .durable = BATON_MUTANT(RECEIVED_IS_DURABLE, f->received, f->durable),
                           .taken = f->taken};
     bool ok = ack_encode(&r->out, &a);
     assert(ok);

@@ -1,6 +1,7 @@
 /* See merge.h. Every rule is "the maximum of a total order", which is what makes it commutative,
  * associative and idempotent. */
 #include "replication/merge.h"
+#include "node/base/mutant.h"
 
 static int rank(uint8_t state)
 {
@@ -18,7 +19,7 @@ static int slice_cmp(struct slice a, struct slice b)
 
 static int compare_recipient(const struct row_recipient *a, const struct row_recipient *b)
 {
-    int c = rank(a->state) - rank(b->state);
+    int c = BATON_MUTANT(QUEUED_WINS, 0, rank(a->state) - rank(b->state));
     if (!c)
         c = pos_cmp(a->pos, b->pos);
     /* The rest only decides between rows that should be equal: any order will do as long as both

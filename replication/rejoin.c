@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "node/base/log.h"
+#include "node/base/mutant.h"
 #include "replication/apply.h"
 #include "replication/merge.h"
 #include "replication/moved.h"
@@ -178,7 +179,7 @@ static int judge(struct store *s, struct row_recipient *p, enum unmerged_class a
         return err == STORE_NOT_FOUND ? STORE_OK : err;
     if (row.message.flags & MSG_BOUNCE) {
         err = bounce_wanted(s, p->id, &yes);
-        if (!err && !yes)
+        if (!err && BATON_MUTANT(EVERY_BOUNCE_STAYS, false, !yes))
             p->state = RCPT_CANCELLED;
         return err;
     }
@@ -228,7 +229,7 @@ static int renumber_row(struct store *s, const struct row *key, uint32_t epoch, 
         return STORE_CORRUPT;
     if (row.type == ROW_RECIPIENT)
         err = judge(s, &row.recipient, mark, wall_ms, quarantine_ms);
-    row_set_pos(&row, (struct pos){epoch, *next});
+    row_set_pos(&row, BATON_MUTANT(UNMERGED_KEEP_LSN, row_pos(&row), ((struct pos){epoch, *next})));
     if (!err)
         err = s->ops->put(s, &row, UNMERGED_NONE);
     ++*next;

@@ -12,9 +12,20 @@
 #include <unistd.h>
 
 #include "node/base/log.h"
+#include "node/base/mutant.h"
 #include "sim/sim.h"
 
 enum { FAILURES_MAX = 20, TAIL_LINES = 60, SEED_SECONDS = 60 };
+
+enum baton_mutant baton_mutant;
+
+static const struct {
+    const char *name, *text;
+} mutants[] = {{"NONE", ""},
+#define MUTANT_ROW(name, text) {#name, text},
+               BATON_MUTANT_LIST(MUTANT_ROW)
+#undef MUTANT_ROW
+};
 
 struct shared_state { /* with the child */
     uint64_t seed;    /* under way */
@@ -27,7 +38,7 @@ struct shared_state { /* with the child */
 struct options {
     uint64_t from, seeds;
     double seconds; /* 0: no bound */
-    bool trace, all;
+    bool trace, all, mutants;
     const char *dir; /* for traces */
 };
 
@@ -176,6 +187,43 @@ static int run_seeds(const struct options *o)
     return failures > 0;
 }
 
+/* Every mutant until a seed notices it; one that survives all seeds is a finding. */
+static int run_mutants(const struct options *o)
+{
+    struct shared_state *sh =
+        mmap(NULL, sizeof *sh, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (sh == MAP_FAILED) {
+        perror("mmap");
+        return 1;
+    }
+    int survivors = 0;
+    for (unsigned m = 1; m < MUTANTS; m++) {
+        baton_mutant = (enum baton_mutant)m;
+        bool survives = child_runs(sh, o->from, o->from + o->seeds, 0);
+        survivors += survives;
+        if (survives)
+            printf("FAIL sim/mutant %s (%s) survives %" PRIu64 " seeds\n", mutants[m].name,
+                   mutants[m].text, o->seeds);
+        else
+            printf("ok sim/mutant %s (%s): seed %" PRIu64 ", %s\n", mutants[m].name,
+                   mutants[m].text, sh->seed, sh->verdict);
+        fflush(stdout);
+    }
+    baton_mutant = MUTANT_NONE;
+    return survivors > 0;
+}
+
+static unsigned mutant_named(const char *name)
+{
+    for (unsigned m = 1; m < MUTANTS; m++)
+        if (strcmp(mutants[m].name, name) == 0)
+            return m;
+    fprintf(stderr, "no mutant %s; there are:\n", name);
+    for (unsigned m = 1; m < MUTANTS; m++)
+        fprintf(stderr, "  %-24s %s\n", mutants[m].name, mutants[m].text);
+    exit(2);
+}
+
 static int trace_one(const struct options *o)
 {
     struct counters c;
@@ -202,13 +250,19 @@ int main(int argc, char **argv)
             o.from = strtoull(argv[++i], NULL, 10);
         else if (strcmp(a, "--seconds") == 0 && v)
             o.seconds = strtod(argv[++i], NULL);
+        else if (strcmp(a, "--mutants") == 0)
+            o.mutants = true;
+        else if (strcmp(a, "--mutant") == 0 && v)
+            baton_mutant = (enum baton_mutant)mutant_named(argv[++i]);
         else if (strcmp(a, "--traces-in") == 0 && v)
             o.dir = argv[++i];
         else {
             fprintf(stderr, "usage: sim [--seeds N] [--from S] [--seconds T] [--trace] "
-                            "[--all-traces] [--traces-in DIR]\n");
+                            "[--all-traces] [--traces-in DIR] [--mutants | --mutant NAME]\n");
             return 2;
         }
     }
+    if (o.mutants)
+        return run_mutants(&o);
     return o.trace ? trace_one(&o) : run_seeds(&o);
 }
