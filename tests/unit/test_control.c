@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <jansson.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdatomic.h>
@@ -60,23 +61,38 @@ static struct {
     uint64_t older_than_ms;
 } node;
 
+/* What the test and the control thread write for each other is ordered by batonctl's run between
+ * them; said with a lock so that a race detector sees it as well. */
+static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
+
+static void take_turn(void)
+{
+    pthread_mutex_lock(&turn);
+    pthread_mutex_unlock(&turn);
+}
+
 static void play_status(void *ctx, struct node_status *out)
 {
+    take_turn();
     *out = node.standby ? fixture_standby() : fixture_status();
 }
 
 static void play_operate(void *ctx, const struct pair_event *ev)
 {
-    atomic_store(&node.last_event, (int)ev->type);
+    take_turn();
+    int how = node.pair;
     atomic_store(&node.last_force, ev->flag);
-    if (node.pair == ANSWER)
+    take_turn();
+    atomic_store(&node.last_event, (int)ev->type);
+    if (how == ANSWER)
         control_op_done(control, ev->op, true, "b is primary now; delivery paused for 38 ms");
-    else if (node.pair == REFUSE)
+    else if (how == REFUSE)
         control_op_done(control, ev->op, false, "the standby is not in sync");
 }
 
 static void play_queue(void *ctx, struct storage_op *op)
 {
+    take_turn();
     op->result = node.result;
     op->n_changed = 3;
     atomic_store(&node.last_op, (int)op->type);
@@ -88,6 +104,7 @@ static void play_queue(void *ctx, struct storage_op *op)
         snprintf(node.opstate, sizeof node.opstate, "%.*s=%.*s", (int)o->key.n,
                  (const char *)o->key.p, (int)o->value.n, (const char *)o->value.p);
     }
+    take_turn();
     control_queue_done(control, op);
 }
 
@@ -134,6 +151,7 @@ static void put_pair(struct storage_read *r, uint64_t id)
 
 static void play_read(void *ctx, struct storage_read *r)
 {
+    take_turn();
     static const char summary[] = "[{\"domain\":\"example.net\",\"messages\":7,\"deferred\":2}]";
     switch (r->type) {
     case READ_LIST:
@@ -154,16 +172,19 @@ static void play_read(void *ctx, struct storage_read *r)
     default:
         buf_append_str(&r->bytes, summary);
     }
+    take_turn();
     control_read_done(control, r);
 }
 
 static void play_destinations(void *ctx, uint64_t op)
 {
+    take_turn();
     control_text_done(control, op, SLICE_LIT("[{\"destination\":\"example.net\",\"queued\":7}]"));
 }
 
 static void play_reload(void *ctx, uint64_t op)
 {
+    take_turn();
     control_op_done(control, op, false, "baton.conf:3: unknown setting \"nod\"; meant \"node\"?");
 }
 
@@ -179,6 +200,7 @@ static const struct control_hooks hooks = {
 static void start_control(void)
 {
     char err[300] = "";
+    take_turn();
     control = control_start(&config, events, &hooks, err, sizeof err);
     ck_assert_msg(control != NULL, "%s", err);
 }
@@ -246,6 +268,7 @@ static struct ran *ctl_in(const char *in, const char *line)
     posix_spawn_file_actions_adddup2(&fa, from[1], 1);
     posix_spawn_file_actions_adddup2(&fa, wrong[1], 2);
     pid_t pid;
+    take_turn();
     ck_assert_int_eq(posix_spawn(&pid, batonctl, &fa, NULL, argv, environ), 0);
     posix_spawn_file_actions_destroy(&fa);
     close(to[0]);
@@ -258,6 +281,7 @@ static struct ran *ctl_in(const char *in, const char *line)
     drain(wrong[0], r.err, sizeof r.err);
     ck_assert_int_eq(waitpid(pid, &status, 0), pid);
     ck_assert_msg(WIFEXITED(status), "batonctl ended by a signal: %s", r.err);
+    take_turn();
     r.code = WEXITSTATUS(status);
     return &r;
 }
@@ -599,6 +623,7 @@ END_TEST
 START_TEST(test_a_client_that_left_is_not_missed)
 {
     node.pair = SILENT;
+    take_turn();
     int fd = dial();
     static const char ask[] = "{\"verb\":\"switchover\"}\n";
     ck_assert_int_gt(write(fd, ask, sizeof ask - 1), 0);
