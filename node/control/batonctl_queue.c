@@ -155,6 +155,27 @@ int verb_queue_body(const struct cli *c)
     return cli_ask(c, cli_request(&with_id, "body"), false, NULL, NULL, NULL);
 }
 
+/* The node's age groups, youngest first, with their bounds written out. */
+static json_t *age_order(json_t *all)
+{
+    static const char *const group[][2] = {{"5m", "under 5m"},     {"20m", "5m to 20m"},
+                                           {"80m", "20m to 80m"},  {"320m", "80m to 5h 20m"},
+                                           {"1280m", "5h to 21h"}, {"older", "over 21h"}};
+    json_t *sorted = json_array(), *row;
+    for (size_t g = 0; g < sizeof group / sizeof *group; g++) {
+        size_t i;
+        json_array_foreach(all, i, row)
+        {
+            if (strcmp(str(row, "age"), group[g][0]) != 0)
+                continue;
+            json_object_set_new(row, "age", json_string(group[g][1]));
+            json_array_append(sorted, row);
+        }
+    }
+    json_decref(all);
+    return sorted;
+}
+
 int verb_queue_summary(const struct cli *c)
 {
     json_t *r = cli_request(c, "summary");
@@ -163,6 +184,8 @@ int verb_queue_summary(const struct cli *c)
     json_t *all = cli_ask_one(c, r, &code);
     if (all && c->json)
         print_json(all);
+    else if (json_array_size(all) && c->by && strcmp(c->by, "age") == 0)
+        table_print_json(all = age_order(all), stdout);
     else if (json_array_size(all))
         table_print_json(all, stdout);
     else if (all)

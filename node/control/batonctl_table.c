@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "node/control/batonctl.h"
+#include "node/control/text.h"
 
 struct table {
     unsigned columns, n;
@@ -70,10 +71,23 @@ void table_print(struct table *t, FILE *f)
     free(t);
 }
 
-static void json_cell(struct table *t, const json_t *v)
+/* Keys that end in "_s" are seconds, shown as people write durations. */
+static bool is_seconds(const char *key)
 {
+    size_t n = strlen(key);
+    return n > 2 && strcmp(key + n - 2, "_s") == 0 && !(n > 6 && !strcmp(key + n - 6, "_per_s"));
+}
+
+static void json_cell(struct table *t, const char *key, const json_t *v)
+{
+    char d[32];
     if (json_is_string(v))
         table_cell(t, "%s", *json_string_value(v) ? json_string_value(v) : "-");
+    else if (json_is_number(v) && is_seconds(key))
+        table_cell(t, "%s",
+                   json_number_value(v) > 0
+                       ? text_duration(d, (int64_t)(json_number_value(v) * 1000))
+                       : "-");
     else if (json_is_integer(v))
         table_cell(t, "%lld", (long long)json_integer_value(v));
     else if (json_is_real(v))
@@ -104,7 +118,8 @@ void table_print_json(const json_t *array, FILE *f)
     struct table *t = table_new(n, align);
     for (unsigned i = 0; i < n; i++) {
         char head[64];
-        snprintf(head, sizeof head, "%s", key[i]);
+        size_t n_head = strlen(key[i]) - (is_seconds(key[i]) ? 2 : 0);
+        snprintf(head, sizeof head, "%.*s", (int)n_head, key[i]);
         for (char *c = head; *c; c++)
             *c = *c >= 'a' && *c <= 'z' ? (char)(*c - 32) : *c == '_' ? ' ' : *c;
         table_cell(t, "%s", head);
@@ -114,7 +129,7 @@ void table_print_json(const json_t *array, FILE *f)
     json_array_foreach(array, row, o)
     {
         for (unsigned i = 0; i < n; i++)
-            json_cell(t, json_object_get(o, key[i]));
+            json_cell(t, key[i], json_object_get(o, key[i]));
     }
     table_print(t, f);
 }

@@ -56,8 +56,6 @@ json_t *control_done(bool ok, const char *kind, const char *text);
 /* A message and its recipients as operators see them; now_ms for ages and times to go. */
 json_t *control_message_json(const struct row_message *m, int64_t now_ms);
 json_t *control_recipient_json(const struct row_recipient *r, int64_t now_ms);
-/* State as `--state` names it: queued, deferred, held, quarantined, in-doubt, or a final one. */
-const char *control_recipient_state(const struct row_recipient *r);
 /* One line: why this recipient is still here, or how it ended. */
 void control_recipient_why(const struct row_recipient *r, uint64_t id, int64_t now_ms,
                            struct buf *out);

@@ -51,13 +51,6 @@ json_t *control_message_json(const struct row_message *m, int64_t now_ms)
     return o;
 }
 
-const char *control_recipient_state(const struct row_recipient *r)
-{
-    if (r->state != RCPT_QUEUED)
-        return rcpt_state_name(r->state);
-    return r->held ? "held" : r->in_doubt ? "in-doubt" : r->attempts ? "deferred" : "queued";
-}
-
 /* "; mx.example.net [192.0.2.1]:25 said: 451 4.7.1 try later" when there was a reply. */
 static void reply_of(const struct row_recipient *r, const char *before, struct buf *out)
 {
@@ -98,15 +91,15 @@ void control_recipient_why(const struct row_recipient *r, uint64_t id, int64_t n
         if (r->attempts)
             buf_printf(out, " at attempt %" PRIu32, r->attempts);
         reply_of(r, "; ", out);
+    } else if (r->held) {
+        buf_printf(out, "held by an operator; release: batonctl queue release --id %s", hex);
+        reply_of(r, "; last: ", out);
     } else if (r->state == RCPT_QUARANTINED) {
         buf_printf(out,
                    "quarantined: taken before a takeover and never acknowledged, so its sender may "
                    "have sent it again; released by itself in %s, or now: batonctl queue release "
                    "--id %s",
                    text_duration(d, r->next_ms - now_ms), hex);
-    } else if (r->held) {
-        buf_printf(out, "held by an operator; release: batonctl queue release --id %s", hex);
-        reply_of(r, "; last: ", out);
     } else if (r->in_doubt) {
         buf_append_str(out, "in doubt: it was being delivered when the primary changed; ");
         when_next(r, now_ms, out);
@@ -131,7 +124,7 @@ json_t *control_recipient_json(const struct row_recipient *r, int64_t now_ms)
     set(o, "index", json_integer(r->index));
     set(o, "address", text(r->address));
     set(o, "domain", text(r->domain));
-    set(o, "state", json_string(control_recipient_state(r)));
+    set(o, "state", json_string(selector_state(r)));
     set(o, "held", json_boolean(r->held));
     set(o, "in_doubt", json_boolean(r->in_doubt));
     set(o, "attempts", json_integer(r->attempts));

@@ -153,6 +153,8 @@ static void play_read(void *ctx, struct storage_read *r)
 {
     take_turn();
     static const char summary[] = "[{\"domain\":\"example.net\",\"messages\":7,\"deferred\":2}]";
+    static const char ages[] = "[{\"age\":\"older\",\"recipients\":7,\"oldest_s\":90061.5},"
+                               "{\"age\":\"5m\",\"recipients\":2,\"oldest_s\":4.25}]";
     switch (r->type) {
     case READ_LIST:
         for (uint64_t id = r->cursor.id + 1; id <= node.messages && r->n_rows / 2 < r->limit; id++)
@@ -170,7 +172,7 @@ static void play_read(void *ctx, struct storage_read *r)
             buf_append(&r->bytes, &(uint8_t){(uint8_t)((r->offset + i) * 7)}, 1);
         break;
     default:
-        buf_append_str(&r->bytes, summary);
+        buf_append_str(&r->bytes, strcmp(r->by, "age") ? summary : ages);
     }
     take_turn();
     control_read_done(control, r);
@@ -454,6 +456,8 @@ START_TEST(test_summary_and_destinations)
     ck_has(r->out, "DOMAIN");
     ck_has(r->out, "example.net");
     ck_code(ctl("queue summary --by colour"), 2);
+    r = ctl("queue summary --by age");
+    ck_has(r->out, "OLDEST\nunder 5m           2   4.2 s\nover 21h           7   1d 1h\n");
     r = ctl("destination list");
     ck_code(r, 0);
     ck_has(r->out, "example.net");
