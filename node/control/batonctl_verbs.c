@@ -6,10 +6,7 @@
 #include "node/base/crypto_openssl.h"
 #include "node/control/batonctl.h"
 #include "node/control/text.h"
-#if __has_include("node/smtp/users_crypt.h")
 #include "node/smtp/users_crypt.h"
-#define HAVE_USERS 1
-#endif
 
 /* Prints the text of the answer's last line, or the line itself with --json. */
 static int say(const struct cli *c, int code, json_t *done)
@@ -189,12 +186,6 @@ int verb_keygen(const struct cli *c)
     return EXIT_DONE;
 }
 
-#ifndef HAVE_USERS
-int verb_passwd(const struct cli *c)
-{
-    return verb_absent(c);
-}
-#else
 int verb_passwd(const struct cli *c)
 {
     char one[512], two[512], err[400];
@@ -218,8 +209,6 @@ int verb_passwd(const struct cli *c)
            c->args[1]);
     return EXIT_DONE;
 }
-
-#endif
 
 int verb_absent(const struct cli *c)
 {

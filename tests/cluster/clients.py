@@ -189,7 +189,8 @@ def postfix_behind(t):
     pair = t.begin(load=False, routes='( { domain = "*"; via = "smtp://10.77.0.9:2601"; } )')
     try:
         back = postfix(t, "back", ("10.77.0.9", 2601), ["[10.77.0.9]:2525"])
-        t.load(messages=500, sessions=5)
+        load = t.load(messages=500, sessions=5)
+        wait_until("all is accepted", lambda: not load.alive, 60, 0.1)
         t.settle()
     finally:
         if back:

@@ -112,10 +112,12 @@ def cut_scenario(name, doc, cuts, expected):
         for _ in range(t.rounds):
             primary, standby = pair.wait_in_sync(60)
             t.flows("mail flows")
+            at = None
             who = {"p": primary.node, "s": standby.node, "w": "w"}
-            at = time.monotonic()
             for direction in cuts:
                 t.place.cut(who[direction[0]], who[direction[2]])
+                # The first of them is the one that silences the primary.
+                at = at or time.monotonic()
             expected(t, primary, standby, at)
             t.place.heal()
             pair.wait_in_sync(60)

@@ -202,13 +202,14 @@ def slow_sink_and_greylisting(t):
 def large_messages(t):
     """Bodies in many pieces, through a takeover."""
     pair = t.begin(load=False)
-    t.load(messages=60, size=1_500_000, sessions=4)
+    load = t.load(messages=60, size=1_500_000, sessions=4)
     primary, standby = pair.wait_in_sync()
     t.flows("large mail flows", 30, 10)
     t.disturbances += 1
     primary.kill()
     wait_until("the standby takes over", lambda: standby.banner().startswith("220"), 20)
     primary.start()
+    wait_until("all is accepted", lambda: not load.alive, 90, 0.1)
     t.settle()
 
 
