@@ -1,5 +1,6 @@
 /* See merge.h. Every rule is "the maximum of a total order", which is what makes it commutative,
- * associative and idempotent. */
+ * associative and idempotent. The position goes with the content that won: a later one lent to it
+ * would decide the next merge. */
 #include "replication/merge.h"
 #include "node/base/mutant.h"
 
@@ -42,7 +43,6 @@ bool merge_recipient(const struct row_recipient *a, const struct row_recipient *
 {
     bool b_wins = compare_recipient(b, a) > 0;
     struct row_recipient r = b_wins ? *b : *a;
-    r.pos = pos_cmp(a->pos, b->pos) >= 0 ? a->pos : b->pos;
     if (!rcpt_terminal(r.state))
         r.held = a->held | b->held; /* the more restrictive */
     bool changed = b_wins || r.held != a->held;
@@ -101,7 +101,5 @@ bool merge_opstate(const struct row_opstate *a, const struct row_opstate *b,
             c = slice_cmp(b->value, a->value);
     }
     *out = c > 0 ? *b : *a;
-    bool changed = c > 0 && !slice_eq(a->value, b->value);
-    out->pos = pos_cmp(a->pos, b->pos) >= 0 ? a->pos : b->pos;
-    return changed;
+    return c > 0 && !slice_eq(a->value, b->value);
 }

@@ -6,7 +6,7 @@
 
 #include "replication/row.h"
 
-/* Both rows have the same key. *out borrows from a and b; its pos is that of the newer one. True if
+/* Both rows have the same key. *out borrows from a and b; its pos is that of the winner. True if
  * the content of `a` changes by it. */
 bool merge_recipient(const struct row_recipient *a, const struct row_recipient *b,
                      struct row_recipient *out);
