@@ -94,9 +94,13 @@ static void pair_alarms(const struct node_status *s, struct status_alarm *out, u
     else if (p->role == ROLE_STANDBY && p->mode == PAIR_SOLO)
         alarm_add(out, n, "solo", true,
                   "the primary is solo: new mail is kept on it only, until this node is in sync");
-    if (p->role == ROLE_STANDBY && !p->in_sync)
+    /* Named by the record but not connected: it would take over, so only the link is amiss. */
+    if (p->role == ROLE_STANDBY && !p->in_sync && node_in_sync(s, s->config->node))
+        alarm_add(out, n, "replication_down", false, "no replication from the primary: %s",
+                  s->replica.progress[0] ? s->replica.progress : "not connected");
+    else if (p->role == ROLE_STANDBY && !p->in_sync)
         alarm_add(out, n, "not_in_sync", true, "not in sync: this node would not take over%s%s",
-                  s->replica.progress[0] ? ". " : "", s->replica.progress);
+                  s->replica.progress[0] ? "; " : "", s->replica.progress);
     if (p->role == ROLE_REJOINING)
         alarm_add(out, n, "rejoining", true, "rejoining: %s", p->why);
     if (!p->peer_reachable)
@@ -295,7 +299,8 @@ static void pair_json(json_t *o, const struct node_status *s)
     set(o, "auto_takeover_until",
         s->takeover_until_ms ? text(text_rfc3339(when, s->takeover_until_ms)) : json_null());
     set(o, "serving", json_boolean(status_serving(s)));
-    set(o, "refusing", s->refusing ? text(s->refusing_why) : json_null());
+    /* Of a primary: that others take no mail is what they are for. */
+    set(o, "refusing", status_serving(s) && s->refusing ? text(s->refusing_why) : json_null());
     set(o, "alarms", alarms_json(s));
     set(o, "peer", peer_json(s));
     json_t *arbiter = json_object();

@@ -260,6 +260,9 @@ START_TEST(test_alarms)
     ck_assert(alarmed(&s, "clock_skew"));
     s = fixture_standby();
     s.pair.in_sync = false;
+    ck_assert(alarmed(&s, "replication_down")); /* the record names it: it would take over */
+    ck_assert(!alarmed(&s, "not_in_sync"));
+    s.pair.record.in_sync[NODE_B] = false;
     ck_assert(alarmed(&s, "not_in_sync"));
     ck_assert(!alarmed(&s, "refusing_mail")); /* a standby refuses by nature */
     s = fixture_status();
