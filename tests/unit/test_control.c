@@ -521,6 +521,28 @@ START_TEST(test_keygen_never_overwrites)
 }
 END_TEST
 
+START_TEST(test_passwd_takes_one_line_and_hashes_it)
+{
+    char line[120], file[80], text[400] = "";
+    snprintf(file, sizeof file, "%s/users", dir);
+    snprintf(line, sizeof line, "passwd %s bob", file);
+    ck_code(ctl_in("s3cret\n", line), 0);
+    struct stat st;
+    ck_assert_int_eq(stat(file, &st), 0);
+    ck_assert_uint_eq(st.st_mode & 0007, 0);
+    FILE *f = fopen(file, "r");
+    ck_assert_uint_gt(fread(text, 1, sizeof text - 1, f), 0);
+    fclose(f);
+    ck_has(text, "bob:$y$"); /* yescrypt */
+    ck_assert_ptr_null(strstr(text, "s3cret"));
+    struct ran *r = ctl_in("", line);
+    ck_code(r, 1);
+    ck_has(r->err, "nothing was changed");
+    ck_code(ctl("passwd onlyfile"), 2);
+    unlink(file);
+}
+END_TEST
+
 START_TEST(test_stale_socket_is_replaced_a_live_one_is_not)
 {
     char err[300] = "";
@@ -714,6 +736,7 @@ int main(void)
     tcase_add_test(t, test_usage);
     tcase_add_test(t, test_a_node_that_does_not_answer);
     tcase_add_test(t, test_keygen_never_overwrites);
+    tcase_add_test(t, test_passwd_takes_one_line_and_hashes_it);
     tcase_add_test(t, test_stale_socket_is_replaced_a_live_one_is_not);
     tcase_add_test(t, test_bad_requests_get_an_answer_and_harm_nobody);
     tcase_add_test(t, test_clients_are_capped);
