@@ -251,7 +251,7 @@ void pair_heartbeat(struct pair *p, uint64_t now_ns, int64_t wall_ms, struct hea
         .seq = p->seq,
         .epoch = ours ? p->epoch : p->rec.epoch,
         .role = (uint8_t)roles_role(p),
-        .fit = p->store.open && p->store.fit && !p->store_failed && !p->stopping,
+        .fit = p->store.open && p->store.fit && !p->store_failed && !p->stalled && !p->stopping,
         .own_lsn = p->lsn_own,
         .committed_lsn = p->lsn_committed,
         .store = p->store.id,
@@ -561,6 +561,10 @@ static void take_event(struct pair *p, const struct pair_event *ev)
         break;
     case PE_STORAGE_FAILED:
         p->store_failed = true;
+        break;
+    case PE_STALLED:
+        p->view_changed |= p->stalled != ev->flag;
+        p->stalled = ev->flag;
         break;
     case PE_OP_SWITCHOVER:
     case PE_OP_FAILOVER:

@@ -84,6 +84,7 @@ enum pair_event_type {
     /* from the relay */
     PE_DELIVERY_IDLE, /* no final dot is open (after PX_QUIESCE) */
     PE_STORAGE_FAILED,
+    PE_STALLED, /* flag: storage, replication or relay makes no progress (protocol 6) */
     /* operators */
     PE_OP_SWITCHOVER,
     PE_OP_FAILOVER,
@@ -101,7 +102,7 @@ struct pair_event {
     struct pos pos;
     int outcome; /* enum register_outcome */
     struct record record;
-    bool flag;       /* HEARTBEAT: proven; AUTO_TAKEOVER: on; OP_FAILOVER: --force */
+    bool flag; /* HEARTBEAT: proven; AUTO_TAKEOVER: on; STALLED: it does; OP_FAILOVER: --force */
     int64_t wall_ms; /* HEARTBEAT: own wall clock at receipt; 0: unknown */
     uint64_t op;     /* operator's token, answered by PX_OP_DONE */
 };

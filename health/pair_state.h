@@ -49,7 +49,7 @@ struct pair {
     bool view_changed;
 
     struct pair_store store;
-    bool store_failed;
+    bool store_failed, stalled;
 
     /* the record */
     struct record rec;      /* newest decided one known; version 0: none */

@@ -189,8 +189,8 @@ static bool start_single(const struct pair *p)
 
 static bool start_own(const struct pair *p)
 {
-    return can_follow_record(p) && p->rec.primary == p->cfg.self && named(p) && p->store.fit &&
-           idle_register(p);
+    return !p->stalled && can_follow_record(p) && p->rec.primary == p->cfg.self && named(p) &&
+           p->store.fit && idle_register(p);
 }
 
 static bool start_orphan(const struct pair *p)
@@ -217,7 +217,7 @@ static bool forced(const struct pair *p)
 static bool may_take_over(const struct pair *p)
 {
     return p->rec.primary == pair_peer(p) && BATON_MUTANT(TAKEOVER_OUT_OF_SYNC, true, named(p)) &&
-           p->store.open && p->store.fit && !p->store_failed && idle_register(p);
+           p->store.open && p->store.fit && !p->store_failed && !p->stalled && idle_register(p);
 }
 
 static bool given_up(const struct pair *p)
@@ -345,6 +345,12 @@ static bool handover_due(const struct pair *p)
     bool wanted = p->handover_wanted && !silent(p, p->handover_since, HANDOVER_EXPIRES_MS * MS);
     return (wanted || p->stopping) && p->attached && p->caught_up && p->peer.fit &&
            !standby_gone(p);
+}
+
+/* Giving up the role: only to a standby that says it can take it (protocol 6, incident 28). */
+static bool stalled(const struct pair *p)
+{
+    return p->stalled && p->attached && p->caught_up && p->peer.fit && !standby_gone(p);
 }
 
 static bool delivery_idle(const struct pair *p)
@@ -869,6 +875,8 @@ static const struct rule {
     {PH_PAIRED, PH_FAILED, store_failed, "the store failed", fail},
     {PH_PAIRED, PH_STEP, superseded, "another epoch", step_down},
     {PH_PAIRED, PH_PAIRED, tail_due, "", release_tail},
+    {PH_PAIRED, PH_RELINQUISHED, stalled, "no progress here: the standby is to take over",
+     relinquish},
     {PH_PAIRED, PH_DROP, drop_due, "the standby is silent, slow or gone", nothing},
     {PH_PAIRED, PH_QUIESCE, handover_due, "hand-over", quiesce},
     {PH_PAIRED, PH_FINISH, stop_late, "clean stop, the standby can't take over", quiesce},
@@ -1063,7 +1071,7 @@ void roles_why(const struct pair *p, char *out, size_t n)
         [PH_FENCED] = "FENCED: neither the standby nor a majority of the voters answers",
         [PH_QUIESCE] = "switchover: the last deliveries end",
         [PH_DRAIN] = "switchover: the standby gets the rest",
-        [PH_RELINQUISHED] = "switchover: the standby takes over",
+        [PH_RELINQUISHED] = "gave up its role: the standby takes over",
         [PH_FINISH] = "clean stop: the last deliveries end",
         [PH_STEP] = "steps down",
         [PH_FAILED] = "FENCED: the store failed; restart this node to have it checked",

@@ -515,6 +515,32 @@ START_TEST(failed_store_gives_up_its_role)
 }
 END_TEST
 
+START_TEST(stalled_primary_gives_up_its_role)
+{
+    step(0, (struct pair_event){.type = PE_STALLED, .flag = true});
+    ck_assert(w.node[0].lease <= w.now);
+    uint64_t ms = run_until_serving(1, 3000);
+    ck_assert_uint_le(ms, 150);
+    run(3000);
+    step(0, (struct pair_event){.type = PE_STALLED, .flag = false});
+    run(6000);
+    ck_assert_int_eq(view(0).role, ROLE_STANDBY);
+    ck_assert_int_eq(view(1).mode, PAIR_PAIRED);
+}
+END_TEST
+
+START_TEST(both_stalled_keeps_its_role)
+{
+    /* Incident 28: what stalls both (a full disk, say) must not leave nobody in charge. */
+    step(1, (struct pair_event){.type = PE_STALLED, .flag = true});
+    run(300);
+    step(0, (struct pair_event){.type = PE_STALLED, .flag = true});
+    run(3000);
+    ck_assert(w.node[0].serving_epoch);
+    ck_assert_int_eq(view(0).role, ROLE_PRIMARY);
+}
+END_TEST
+
 START_TEST(clean_stops)
 {
     step(0, (struct pair_event){.type = PE_OP_STOP});
@@ -595,6 +621,8 @@ int main(void)
     tcase_add_test(t, one_way_block_does_not_flap);
     tcase_add_test(t, takeover_off);
     tcase_add_test(t, failed_store_gives_up_its_role);
+    tcase_add_test(t, stalled_primary_gives_up_its_role);
+    tcase_add_test(t, both_stalled_keeps_its_role);
     tcase_add_test(t, clean_stops);
     tcase_add_test(t, a_single_node_serves);
     suite_add_tcase(s, t);
