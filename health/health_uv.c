@@ -48,7 +48,7 @@ struct health {
     struct voter_writer *writer;
     struct heartbeat_guard guard;
     char voter_path[PATH_MAX];
-    bool store_virgin, stepping, send_heartbeat, publish;
+    bool store_virgin, stepping, send_heartbeat, publish, stalled;
     struct pair_event event[EVENTS_MAX];
     unsigned event_head, event_n;
     uint64_t last_tick_ns, last_sent_ns, second_ns;
@@ -285,6 +285,15 @@ static void each_second(struct health *h, uint64_t now)
     publish(h);
 }
 
+static void watch_others(struct health *h)
+{
+    bool stalled = h->hooks.stalled && h->hooks.stalled(h->hooks.ctx);
+    if (stalled == h->stalled)
+        return;
+    h->stalled = stalled;
+    feed(h, &(struct pair_event){.type = PE_STALLED, .flag = stalled});
+}
+
 static void on_tick(uv_timer_t *t)
 {
     struct health *h = t->data;
@@ -298,6 +307,7 @@ static void on_tick(uv_timer_t *t)
     atomic_store(&h->alive_ns, now);
     if (h->reg)
         register_tick(h->reg, now);
+    watch_others(h);
     feed(h, &(struct pair_event){.type = PE_TICK});
     if (now >= h->second_ns)
         each_second(h, now);

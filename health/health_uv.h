@@ -14,6 +14,9 @@ struct health_hooks {
     /* Every pair effect that isn't health's own (all but HEARTBEAT, READ, CHANGE, BOOTSTRAP, LEASE,
      * VIEW). Health thread: post and return. */
     void (*effect)(void *ctx, const struct pair_effect *fx);
+    /* Does the rest of the node make no progress (protocol 6)? Asked every tick; must not wait. May
+     * be NULL. */
+    bool (*stalled)(void *ctx);
     /* The published view changed (also at least once a second). Health thread. */
     void (*view)(void *ctx, const struct pair_view *v);
 };

@@ -497,6 +497,21 @@ static void health_effect(void *ctx, const struct pair_effect *fx)
     leave(n);
 }
 
+/* What a healthy disk and a healthy loop never reach; a fresh start or reload may keep the relay's
+ * loop a little longer, which costs at worst a hand-over. */
+static bool stalled(void *ctx)
+{
+    struct node *n = ctx;
+    uint64_t limit = n->configs[0]->health.stall_timeout_ms; /* a reload does not change it */
+    if (!enter(n))
+        return false;
+    bool yes = storage_stalled_ms(n->storage) > limit ||
+               clock_boot_ns() - atomic_load(&n->relay_alive_ns) > (limit + TICK_MS) * MS ||
+               !replication_alive(n->replication, (limit + TICK_MS) * MS);
+    leave(n);
+    return yes;
+}
+
 static void health_viewed(void *ctx, const struct pair_view *v)
 {
     struct node *n = ctx;
@@ -688,7 +703,8 @@ static bool start_threads(struct node *n, const struct store_meta *meta, char *e
                                    .report = replication_report,
                                    .watermark = replication_watermark,
                                    .epoch_over = replication_epoch_over};
-    struct health_hooks hh = {.ctx = n, .effect = health_effect, .view = health_viewed};
+    struct health_hooks hh = {
+        .ctx = n, .effect = health_effect, .stalled = stalled, .view = health_viewed};
     /* A thread may call into a later one only once the pair core moves: after the PE_STORE that
      * node_start() posts when all of them run. */
     n->replication = replication_start(c, n->key, meta, &rh, err, size);

@@ -220,7 +220,7 @@ void storage_stats(const struct storage *cs, struct storage_stats *out)
 {
     struct storage *s = (struct storage *)cs; /* the lock is not part of what is read */
     uint32_t *us = xmalloc(COMMIT_TIMES * sizeof *us);
-    uint64_t now = clock_boot_ns(), since = atomic_load(&s->busy_since_ns);
+    uint64_t now = clock_boot_ns();
     unsigned n = 0;
     pthread_mutex_lock(&s->lock);
     *out = (struct storage_stats){
@@ -235,9 +235,14 @@ void storage_stats(const struct storage *cs, struct storage_stats *out)
         out->commit_p50_us = us[n / 2];
         out->commit_p99_us = us[n * 99 / 100];
     }
-    if (since && now > since)
-        out->stalled_ms = (now - since) / 1000000;
+    out->stalled_ms = storage_stalled_ms(s);
     free(us);
+}
+
+uint64_t storage_stalled_ms(const struct storage *s)
+{
+    uint64_t since = atomic_load(&s->busy_since_ns), now = clock_boot_ns();
+    return since && now > since ? (now - since) / 1000000 : 0;
 }
 
 /* --- the writer --- */

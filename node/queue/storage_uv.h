@@ -133,4 +133,6 @@ struct storage_stats {
     uint64_t commits, rows, bytes, commit_p50_us, commit_p99_us, stalled_ms, waiting;
 };
 void storage_stats(const struct storage *s, struct storage_stats *out);
+/* Age of the commit under way in ms, 0: none. Any thread, without a lock. */
+uint64_t storage_stalled_ms(const struct storage *s);
 #endif
