@@ -136,7 +136,7 @@ static void follow(struct storage *s, struct followed *f, unsigned n)
     }
     if (is_disk_error(err) && !s->failed)
         storage_fail(s, err, store_sqlite_error(s->store));
-    else if (!err)
+    else if (!s->failed)
         storage_ended(s, rows, bytes);
     tell_if_changed(s, &before);
 }

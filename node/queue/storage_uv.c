@@ -250,9 +250,13 @@ uint64_t storage_stalled_ms(const struct storage *s)
 static void purge_step(struct storage *s)
 {
     bool more = false;
+    if (!s->failed)
+        storage_begun(s);
     int err = s->failed ? STORE_OK : apply_purge(s->store, PURGE_STEP, &more);
     if (err)
         storage_fail(s, err, store_sqlite_error(s->store));
+    else if (!s->failed)
+        storage_ended(s, 0, 0);
     s->purging = more && !err;
 }
 
@@ -280,6 +284,16 @@ static bool take(struct storage *s, struct list *line)
     return go;
 }
 
+/* Its time counts like a transaction's: a disk that hangs here holds up the next one. */
+static void checkpoint(struct storage *s)
+{
+    if (s->failed)
+        return;
+    storage_begun(s);
+    store_sqlite_checkpoint(s->store);
+    storage_ended(s, 0, 0);
+}
+
 static void *run_writer(void *arg)
 {
     struct storage *s = arg;
@@ -292,8 +306,7 @@ static void *run_writer(void *arg)
                 writer_operations(s, &line);
             else
                 writer_requests(s, &line);
-            if (!s->failed)
-                store_sqlite_checkpoint(s->store);
+            checkpoint(s);
             storage_publish(s, false);
         }
         pthread_mutex_lock(&s->lock);

@@ -120,6 +120,7 @@ static int settle_outcome(struct storage *s, struct row_recipient *p, bool *writ
     if (now->state == RCPT_QUARANTINED && p->state == RCPT_QUEUED)
         return STORE_OK;
     p->held = rcpt_terminal(p->state) ? 0 : now->held;
+    p->in_doubt = 0; /* an outcome of any kind settles it (protocol 9) */
     *write = true;
     return STORE_OK;
 }
@@ -338,6 +339,7 @@ static enum op_result finish(struct storage *s)
     struct own *o = &s->own;
     if (!own_count(o)) { /* nothing was left to write: what they saw is committed already */
         own_abort(o);
+        storage_ended(s, 0, 0);
         return OP_DURABLE;
     }
     struct own_batch b = {.epoch = o->epoch,

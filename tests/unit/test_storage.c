@@ -457,6 +457,29 @@ START_TEST(test_list_and_summary)
 }
 END_TEST
 
+/* A look that finds nothing to do is over when it is over: the node would take itself for stalled.
+ */
+START_TEST(test_nothing_to_write_is_no_stall)
+{
+    rig_start(&rig, dir_path);
+    uint32_t e = promote(&rig, 4);
+    storage_submit(rig.storage, op_new(&rig, OP_RELEASE_DUE, e));
+    ck_assert_int_eq(wait_op(&rig), OP_DURABLE);
+    struct batch b = {.epoch = 3, .first = 50, .last = 49, .complete = true};
+    struct buf frame;
+    buf_init(&frame, 1000);
+    ck_assert(batch_encode(&frame, &b));
+    ask(&rig, (struct store_request){.type = SR_FOLLOW, .bytes = shared_new(buf_slice(&frame))});
+    buf_free(&frame);
+    ask(&rig, (struct store_request){.type = SR_META});
+    usleep(30000);
+    struct storage_stats st;
+    storage_stats(rig.storage, &st);
+    ck_assert_uint_eq(st.stalled_ms, 0);
+    rig_stop(&rig);
+}
+END_TEST
+
 START_TEST(test_opstate_is_told)
 {
     rig_start(&rig, dir_path);
@@ -591,6 +614,7 @@ int main(void)
     tcase_add_test(t, test_outcome_finishes_a_message);
     tcase_add_test(t, test_operators_select);
     tcase_add_test(t, test_list_and_summary);
+    tcase_add_test(t, test_nothing_to_write_is_no_stall);
     tcase_add_test(t, test_opstate_is_told);
     tcase_add_test(t, test_changes_followed_make_a_copy);
     tcase_add_test(t, test_durable_survives_sigkill);
