@@ -6,7 +6,7 @@
  * has, one piece at a time: SR_MERGE -> durable, and committed as the mode asks -> MERGED; the last
  * one -> PE_MERGED.
  *
- * Back-pressure: WINDOW_BYTES of batches are on their way at most; the follower tells how many
+ * Back-pressure: A window of batches is on its way at most; the follower tells how many
  * bytes it has applied. A follower that falls out of the ring is reported (PE_SLOW) before it is
  * read to again. Anything malformed, out of order or of another epoch closes the link; the follower
  * comes back and starts over from its last consistent lsn. */
@@ -282,10 +282,11 @@ void feed_merged(struct replica *r)
 
 /* ---- the feed ---- */
 
-static bool room(const struct feed *d, size_t n)
+static bool room(const struct replica *r, size_t n)
 {
+    const struct feed *d = &r->p.feed;
     /* One batch is always let through: it may be larger than the window. */
-    return d->sent == d->taken || d->sent - d->taken + n <= WINDOW_BYTES;
+    return d->sent == d->taken || d->sent - d->taken + n <= r->cfg.window_bytes;
 }
 
 /* x: rows NULL where `rest` has them. */
@@ -309,7 +310,7 @@ static void read_on(struct replica *r)
 {
     struct feed *d = &r->p.feed;
     /* What this follower has ahead of the own disk can't be read yet. */
-    if (d->read || d->cursor > r->p.own || !room(d, r->cfg.catch_up_bytes))
+    if (d->read || d->cursor > r->p.own || !room(r, r->cfg.catch_up_bytes))
         return;
     struct store_request q = {.type = SR_CHANGES,
                               .epoch = r->p.epoch,
@@ -392,7 +393,7 @@ void feed_pump(struct replica *r)
     if (d->state == FEED_READING)
         read_on(r);
     while (d->state == FEED_RING) {
-        if (d->history_due && room(d, 0))
+        if (d->history_due && room(r, 0))
             send_history(r);
         if (d->cursor == p->numbered)
             return;
@@ -401,7 +402,7 @@ void feed_pump(struct replica *r)
             fell_out(r);
             return;
         }
-        if (!room(d, b->rows->n))
+        if (!room(r, b->rows->n))
             return;
         struct batch x = {
             .first = b->first, .last = b->last, .complete = true, .n_rows = b->n_rows};

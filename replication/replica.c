@@ -25,6 +25,9 @@ struct replica *replica_new(const struct replica_config *c, const char *cluster,
         r->cfg.ring_bytes = 64 << 20;
     if (!r->cfg.catch_up_bytes)
         r->cfg.catch_up_bytes = 1 << 20;
+    if (!r->cfg.window_bytes)
+        r->cfg.window_bytes = WINDOW_BYTES;
+    assert(r->cfg.window_bytes <= WINDOW_BYTES); /* what the other side bears with */
     assert(r->cfg.catch_up_bytes + BODY_CHUNK_BYTES * 2 < FRAME_MAX);
     snprintf(r->cluster, sizeof r->cluster, "%s", cluster);
     r->meta = *meta;

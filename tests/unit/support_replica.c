@@ -670,6 +670,7 @@ void world_init(struct world *w, uint64_t seed, size_t ring_bytes)
                                          .retention_ms = 7 * 86400000ull,
                                          .quarantine_ms = 3600000,
                                          .ring_bytes = ring_bytes,
+                                         .window_bytes = ring_bytes,
                                          .catch_up_bytes = 2000};
         struct store_id id = random_id(w);
         n->store = store_memory_new(&id);

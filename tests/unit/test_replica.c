@@ -141,6 +141,30 @@ START_TEST(test_slow_standby_is_reported_and_dropped)
 }
 END_TEST
 
+/* Protocol 5, the order of a drop: the history row is durable, then the waiting 250s go. */
+START_TEST(test_drop_releases_only_after_its_row)
+{
+    paired(23);
+    w.node[A].serving_waits = false;
+    world_crash(&w, B);
+    uint64_t id = add(A);
+    world_run(&w, 60);
+    add(A);
+    world_storage(&w, A);
+    world_storage(&w, A); /* durable, and the core doesn't know yet */
+    w.node[A].stalled = true;
+    order(A, PX_DROP);
+    world_run(&w, 100);
+    ck_assert(!committed_has(A, id));
+    ck_assert_uint_eq(world_count(&w, A, PE_SOLO_DURABLE), 0);
+    w.node[A].stalled = false;
+    world_run(&w, 60);
+    ck_assert(committed_has(A, id));
+    ck_assert_uint_eq(world_count(&w, A, PE_SOLO_DURABLE), 1);
+    world_free(&w);
+}
+END_TEST
+
 START_TEST(test_detached_while_waiting_is_slow)
 {
     paired(5);
@@ -498,21 +522,22 @@ START_TEST(test_lost_data_gets_a_full_copy)
 }
 END_TEST
 
+/* Section 10: it is reported, to be dropped from in_sync, before it is read to again. */
 START_TEST(test_falls_out_of_the_ring)
 {
-    solo_with_follower(19, 2000);
-    w.node[A].serving_waits = false;
-    order(A, PX_TAKE_BACK);
-    world_run(&w, 100);
-    ck_assert(world_report(&w, A, PE_TAKE_BACK_READY));
-    order(A, PX_PAIRED);
+    solo_with_follower(19, 3000);
+    take_back();
     w.hold[B] = w.hold[A] = true;
     for (unsigned i = 0; i < 100; i++)
         add(A);
-    world_run(&w, 400);
+    world_run(&w, 100);
+    ck_assert_uint_eq(world_count(&w, A, PE_SLOW), 1); /* long before standby_timeout */
+    drop();
     w.hold[B] = w.hold[A] = false;
     world_run(&w, 400);
+    ck_assert_uint_eq(world_count(&w, A, PE_DETACHED), 0); /* no gap was sent */
     ck_assert(world_equal(&w));
+    ck_assert_uint_eq(world_count(&w, A, PE_CAUGHT_UP), 2);
     world_free(&w);
 }
 END_TEST
@@ -611,6 +636,7 @@ int main(void)
     tcase_add_test(t, test_paired_waits_for_the_standby);
     tcase_add_test(t, test_settled_is_received);
     tcase_add_test(t, test_slow_standby_is_reported_and_dropped);
+    tcase_add_test(t, test_drop_releases_only_after_its_row);
     tcase_add_test(t, test_detached_while_waiting_is_slow);
     tcase_add_test(t, test_incident_1_given_up_take_back_stays_strict);
     tcase_add_test(t, test_incident_2_changes_during_catch_up);
