@@ -14,7 +14,7 @@
 #include "replication/replication_uv.h"
 #include "support_replica.h"
 
-enum { A = 0, B = 1, WAIT_MS = 20000 };
+enum { A = 0, B = 1, WAIT_MS = 40000 };
 
 /* One end: its thread, and the store behind a lock. */
 struct end {
@@ -257,8 +257,8 @@ START_TEST(test_large_batches)
     follow(2);
     wait_until(&ends[A], reported, PE_CAUGHT_UP, "caught up");
     uint64_t last = 0;
-    for (unsigned i = 0; i < 12; i++)
-        last = add(60, 60000);
+    for (unsigned i = 0; i < 6; i++)
+        last = add(40, 60000);
     equal_at(last);
 }
 END_TEST
