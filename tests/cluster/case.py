@@ -10,7 +10,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 LOAD = os.path.join(os.path.dirname(HERE), "load")
 sys.path.insert(0, LOAD)
-from books import Books, count_lines  # noqa: E402
+from books import Books, count_lines, noise_s  # noqa: E402
 from pair import Failure, Pair, Process, wait_until  # noqa: E402
 
 CONNECTIONS = 10  # to the sink, a node
@@ -116,21 +116,13 @@ class Case:
 
     # --- measuring ---
 
-    def noise_s(self, since, until):
-        """The machine's own worst delays in a window: a late wake-up and a slow disk."""
-        sleep = disk = 0.0
-        for f in Books.lines(os.path.join(self.dir, "noise")):
-            if since <= float(f[1]) <= until + 0.2:
-                sleep, disk = max(sleep, float(f[2])), max(disk, float(f[3]))
-        return sleep + disk
-
     def takes_over(self, node, since, seconds=20):
         """Waits until node greets clients; judges how long that took since `since`."""
         wait_until(f"node {node.node} takes over", lambda: node.banner().startswith("220"), seconds, 0.01)
         now = time.monotonic()
         took = now - since
         time.sleep(0.15)  # the noise's own journal is written ten times a second
-        allowed = PROMISED_S + 2 * self.noise_s(since - 0.2, now) + 0.05  # we look each 10 ms
+        allowed = PROMISED_S + 2 * noise_s(os.path.join(self.dir, "noise"), since - 0.2, now) + 0.05  # we look each 10 ms
         self.notes.append(f"takeover {took * 1000:.0f} ms (allowed {allowed * 1000:.0f})")
         expect(took <= allowed, f"takeover took {took:.3f} s, promised {PROMISED_S:.2f} s, with this "
                                 f"machine's noise {allowed:.3f} s")

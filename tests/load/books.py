@@ -77,3 +77,12 @@ def count_lines(path, kind):
     except FileNotFoundError:
         return 0
     return data.count(b"\n" + kind.encode() + b" ") + data.startswith(kind.encode() + b" ")
+
+
+def noise_s(path, since, until):
+    """The machine's own worst delays in a window, as noise.py saw them: a late wake-up and a slow disk."""
+    sleep = disk = 0.0
+    for f in Books.lines(path):
+        if since <= float(f[1]) <= until + 0.2:
+            sleep, disk = max(sleep, float(f[2])), max(disk, float(f[3]))
+    return sleep + disk
