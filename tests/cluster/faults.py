@@ -164,3 +164,7 @@ cut_scenario("cut_off_witness", "The witness reaches neither.",
              ["p>w", "w>p", "s>w", "w>s"], primary_stays)
 cut_scenario("cut_witness_to_primary", "Nothing from the witness arrives at the primary.",
              ["w>p"], primary_stays)
+cut_scenario("cut_primary_to_witness", "Nothing from the primary arrives at the witness.",
+             ["p>w"], primary_stays)
+cut_scenario("cut_witness_and_standby", "Neither hears the other; the primary reaches both.",
+             ["w>s", "s>w"], primary_stays)
