@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "node/delivery/domain_idn2.h"
+
 struct hops_query {
     struct dns *dns;
     struct dns_query *under_way;
@@ -154,8 +156,13 @@ struct hops_query *hops_resolve(struct dns *dns, uv_loop_t *loop, const char *do
         if (!mx_literal(slice_str(domain), text, sizeof text) || !literal(q, text))
             reply_set(&q->hops.failure, 0, "5.1.3", "the address literal is no address");
         uv_timer_start(&q->soon, on_soon, 0, 0);
+    } else if (domain && !domain_to_ascii(domain, text, sizeof text)) {
+        reply_set(&q->hops.failure, 0, "5.1.2", "the domain is no valid name");
+        uv_timer_start(&q->soon, on_soon, 0, 0);
     } else if (domain) {
-        q->under_way = dns_mx(dns, domain, on_mx, q);
+        free(q->domain);
+        q->domain = xstrdup(text);
+        q->under_way = dns_mx(dns, q->domain, on_mx, q);
     } else if (literal(q, host)) {
         uv_timer_start(&q->soon, on_soon, 0, 0);
     } else {

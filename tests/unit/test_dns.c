@@ -27,7 +27,8 @@ static const char zone[] = "$ORIGIN example.test.\n$TTL 60\n"
                            "loop MX 10 relay\nrelay A 192.0.2.9\n"
                            "broken MX 10 nowhere\n"
                            "text TXT hello\n"
-                           "alias CNAME mail\n";
+                           "alias CNAME mail\n"
+                           "xn--bcher-kva MX 10 mx2\n";
 
 static uint16_t free_port(void)
 {
@@ -160,6 +161,10 @@ START_TEST(test_mail_hosts)
     is(0, "192.0.2.3:25", "plain.example.test"); /* implicit MX */
     resolve("alias.example.test", NULL);
     ck_assert_uint_eq(got.n, 3);
+    resolve("b\xc3\xbc"
+            "cher.example.test",
+            NULL);
+    is(0, "192.0.2.2:25", "mx2.example.test");
     resolve("[192.0.2.7]", NULL);
     is(0, "192.0.2.7:25", "192.0.2.7");
     resolve("[IPv6:2001:db8::7]", NULL);
@@ -179,6 +184,7 @@ START_TEST(test_domains_without_mail)
     fails("text.example.test", "5.1.2"); /* exists, but has neither MX nor address */
     fails("broken.example.test", "5.4.4");
     fails("[300.1.2.3]", "5.1.3");
+    fails("\xff\xfe.example.test", "5.1.2");
 }
 END_TEST
 
