@@ -3,6 +3,7 @@
 #include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "node/base/clock_posix.h"
 #include "node/base/crypto_openssl.h"
@@ -263,7 +264,9 @@ static struct {
     char last_rcpts[400];
     bool drop_after_dot, hold_reply, broken_tls, refuse_all, reject_greeting;
     struct session *held;
-    unsigned *seen; /* by number in the recipient's local part u<number> */
+    struct tls_ctx *tls;
+    char secured[80]; /* how the last message came */
+    unsigned *seen;   /* by number in the recipient's local part u<number> */
 } srv;
 
 static void line(struct session *x, const char *text)
@@ -274,6 +277,7 @@ static void line(struct session *x, const char *text)
 static void end_of_data(struct session *x, size_t n)
 {
     srv.dots_seen++;
+    snprintf(srv.secured, sizeof srv.secured, "%s", stream_tls_describe(x->s));
     buf_clear(&srv.last);
     buf_append(&srv.last, x->in.data, n);
     snprintf(srv.last_rcpts, sizeof srv.last_rcpts, "%s", x->rcpts);
@@ -297,9 +301,12 @@ static void command(struct session *x, const char *l)
 {
     if (!strncmp(l, "EHLO", 4)) {
         line(x,
-             srv.broken_tls
+             srv.broken_tls || (srv.tls && !stream_tls_describe(x->s)[0])
                  ? "250-sink.example\r\n250-PIPELINING\r\n250 STARTTLS\r\n"
                  : "250-sink.example\r\n250-PIPELINING\r\n250-SIZE 10000000\r\n250 8BITMIME\r\n");
+    } else if (!strncmp(l, "STARTTLS", 8) && srv.tls) {
+        line(x, "220 go\r\n");
+        stream_start_tls(x->s, srv.tls, true, NULL);
     } else if (!strncmp(l, "STARTTLS", 8)) {
         line(x, "220 go\r\nthis is no handshake at all, but long enough to be one record\r\n");
     } else if (!strncmp(l, "RCPT", 4)) {
@@ -720,6 +727,34 @@ START_TEST(test_broken_tls_falls_back_to_plaintext)
 }
 END_TEST
 
+START_TEST(test_tls_is_used_where_offered)
+{
+    char name[] = "/tmp/baton-tls-XXXXXX", command[300], err[200];
+    int fd = mkstemp(name);
+    ck_assert_int_ge(fd, 0);
+    close(fd);
+    snprintf(command, sizeof command,
+             "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 "
+             "-subj /CN=sink.example -keyout %s.key -out %s.pem >%s 2>&1",
+             name, name, name);
+    ck_assert_int_eq(system(command), 0);
+    char pem[64], key[64];
+    snprintf(pem, sizeof pem, "%s.pem", name);
+    snprintf(key, sizeof key, "%s.key", name);
+    srv.tls = tls_ctx_server(pem, key, err, sizeof err);
+    ck_assert_msg(srv.tls != NULL, "%s", err);
+    unlink(name);
+    unlink(pem);
+    unlink(key);
+    struct stored *a = simple(1, "u1@x.example"), *b = simple(2, "u2@x.example");
+    delivery_start(d);
+    UNTIL(a->r[0].state == RCPT_DELIVERED && b->r[0].state == RCPT_DELIVERED);
+    ck_assert_int_eq(strncmp(srv.secured, "TLSv1.3", 7), 0);
+    ck_assert_uint_eq(srv.connects, 1);
+    tls_ctx_unref(srv.tls);
+}
+END_TEST
+
 START_TEST(test_abort_forgets_and_a_start_begins_anew)
 {
     srv.hold_reply = true;
@@ -879,6 +914,7 @@ int main(void)
     tcase_add_test(t, test_next_hop_down);
     tcase_add_test(t, test_greeting_refusal_is_not_the_messages_fault);
     tcase_add_test(t, test_broken_tls_falls_back_to_plaintext);
+    tcase_add_test(t, test_tls_is_used_where_offered);
     tcase_add_test(t, test_abort_forgets_and_a_start_begins_anew);
     tcase_add_test(t, test_quiesce_waits_for_open_dots_and_their_outcomes);
     tcase_add_test(t, test_held_mail_in_memory_is_let_go);
