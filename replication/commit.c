@@ -256,9 +256,22 @@ static uint64_t owes_since(const struct primary *p)
     return since > p->feed.since_ns ? since : p->feed.since_ns;
 }
 
+/* With the store's next transaction: a restart begins with it, and a rejoin judges by it. */
+static void keep_committed(struct replica *r)
+{
+    struct primary *p = &r->p;
+    if (p->committed <= p->committed_kept)
+        return;
+    p->committed_kept = p->committed;
+    struct store_request q = {
+        .type = SR_COMMITTED, .epoch = p->epoch, .committed = {p->epoch, p->committed}};
+    replica_store(r, &q);
+}
+
 void commit_tick(struct replica *r)
 {
     struct primary *p = &r->p;
+    keep_committed(r);
     if (!p->waiting || p->drop_cookie)
         return;
     uint64_t since = owes_since(p);

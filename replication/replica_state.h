@@ -70,6 +70,7 @@ struct primary {
     uint64_t drain_cookie;
     bool writer_closed;
     uint64_t committed_told_ns;
+    uint64_t committed_kept; /* told to the own store */
     struct ring ring;
     struct feed feed;
 };

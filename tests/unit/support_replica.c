@@ -166,7 +166,7 @@ static void emit(void *ctx, const struct replica_effect *fx)
 
 static void own_hand_over(struct world_node *n)
 {
-    struct batch x = own_batch(n->own, (struct pos){n->epoch, n->committed});
+    struct batch x = own_batch(n->own, n->remembered);
     struct job *j = push(&n->inbox_end, JOB_BATCH);
     j->batch = (struct own_batch){.epoch = x.epoch,
                                   .first = x.first,
@@ -247,7 +247,7 @@ static void do_commit(struct world_node *n)
         j->pos = (struct pos){0, 0};
         return;
     }
-    int err = own_commit(n->own, (struct pos){n->epoch, n->committed});
+    int err = own_commit(n->own, n->remembered);
     assert(!err);
     (void)err;
     push(&n->inbox_end, JOB_DURABLE)->pos = store_memory_meta(n->store)->end;
@@ -272,7 +272,7 @@ static int do_merge(struct world_node *n, const struct store_request *q)
         return 0;
     }
     own_hand_over(n);
-    err = own_commit(n->own, (struct pos){n->epoch, n->committed});
+    err = own_commit(n->own, n->remembered);
     push(&n->inbox_end, JOB_DURABLE)->pos = store_memory_meta(n->store)->end;
     return err;
 }
@@ -419,6 +419,8 @@ bool world_serve(struct world_node *n, const struct store_request *q, struct sto
         r->err = do_seen(n, q->epoch);
         break;
     case SR_COMMITTED:
+        if (pos_cmp(q->committed, n->remembered) > 0)
+            n->remembered = q->committed;
         return false; /* remembered with the next transaction; not answered */
     case SR_CHANGES:
         do_changes(n, q, r);
@@ -620,6 +622,7 @@ void world_start(struct world *w, unsigned node)
     n->dialling = n->stalled = n->serving_waits = false;
     n->epoch = 0;
     n->committed = n->settled = 0;
+    n->remembered = (struct pos){0, 0};
     for (unsigned i = 0; i < 16; i++)
         n->cfg.random[i] = (uint8_t)rng_u64(&w->rng);
     n->core = replica_new(&n->cfg, "test", store_memory_meta(n->store), emit, n);

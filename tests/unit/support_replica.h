@@ -29,6 +29,7 @@ struct world_node {
     /* what it was told */
     uint32_t epoch;
     uint64_t committed, settled, epoch_overs, logs;
+    struct pos remembered; /* by storage, for its next transaction */
     bool serving_waits; /* the record (or a pending change) names the other */
     struct pair_event reports[WORLD_REPORTS];
     unsigned n_reports, seen_reports;
