@@ -46,11 +46,12 @@ void support_store_free(struct store *s)
     }
 }
 
+/* Slots for as many rows as a test has under way at once. */
 struct row support_message(uint64_t id, unsigned seed, uint32_t recipients)
 {
-    static char bodies[16][64], senders[16][64];
+    static char bodies[128][64], senders[128][64];
     static unsigned next;
-    char *body = bodies[next % 16], *sender = senders[next++ % 16];
+    char *body = bodies[next % 128], *sender = senders[next++ % 128];
     snprintf(body, 64, "Subject: %u\r\n\r\nbody %u\r\n", seed, seed);
     snprintf(sender, 64, "sender%u@example.org", seed % 7);
     struct row r = {.type = ROW_MESSAGE};
@@ -69,9 +70,9 @@ struct row support_message(uint64_t id, unsigned seed, uint32_t recipients)
 
 struct row support_recipient(uint64_t id, uint32_t index, uint8_t state)
 {
-    static char addresses[16][64];
+    static char addresses[128][64];
     static unsigned next;
-    char *address = addresses[next++ % 16];
+    char *address = addresses[next++ % 128];
     snprintf(address, 64, "rcpt%u@example.net", index);
     struct row r = {.type = ROW_RECIPIENT};
     r.recipient = (struct row_recipient){.id = id,
