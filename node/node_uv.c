@@ -27,8 +27,10 @@
 
 enum {
     TICK_MS = 100,
-    ALARM_MS = 60000, /* a primary that is solo says so once a minute */
-    STOP_MS = 20000,  /* a clean stop that takes longer ends all the same */
+    ALARM_MS = 60000,         /* a primary that is solo says so once a minute */
+    SKEW_MAX_MS = 60000,      /* wall clocks further apart than this are an alarm */
+    EXPIRY_HOLD_MS = 3600000, /* after a takeover with clocks apart nothing expires for so long */
+    STOP_MS = 20000,          /* a clean stop that takes longer ends all the same */
     FILES_WANTED = 65536,
     HOOKS_STOP_MS = 2000,
 };
@@ -153,6 +155,8 @@ static void on_effect(struct node *n, const struct pair_effect *fx)
 
 static void on_view(struct node *n, const struct pair_view *v)
 {
+    if (v->n_takeovers && v->takeovers[0].at_ms != n->view.takeovers[0].at_ms)
+        n->took_over_ns = clock_boot_ns();
     n->view = *v;
     settle_gate(n);
     delivery_wake(n->delivery);
@@ -559,6 +563,16 @@ static bool may_deliver(void *ctx)
     return n->serving && n->tail_released && health_may_deliver(n->health, clock_boot_ns());
 }
 
+/* With wall clocks apart, or nothing known of the other one's, a takeover must not expire what the
+ * old primary would have sent (protocol 6, incident 27). */
+static bool may_expire(void *ctx)
+{
+    const struct node *n = ctx;
+    int64_t skew = n->view.peer_wall_skew_ms;
+    bool apart = n->view.silent_ns == UINT64_MAX || skew > SKEW_MAX_MS || skew < -SKEW_MAX_MS;
+    return !apart || !n->took_over_ns || clock_boot_ns() - n->took_over_ns > EXPIRY_HOLD_MS * MS;
+}
+
 static int answer_http(void *ctx, const char *path, struct buf *body, const char **content_type)
 {
     struct node_status *s = xmalloc(sizeof *s);
@@ -683,7 +697,7 @@ static bool open_parts(struct node *n, struct store_meta *meta, bool *virgin, ch
     n->smtp = smtp_server_new(n->loop, c, n->queue, n->events, err, size);
     if (!n->smtp)
         return false;
-    struct delivery_hooks dh = {.ctx = n, .may_deliver = may_deliver};
+    struct delivery_hooks dh = {.ctx = n, .may_deliver = may_deliver, .may_expire = may_expire};
     n->delivery = delivery_new(n->loop, c, n->queue, n->events, &dh, err, size);
     return n->delivery && privileges_drop(c->user, err, size);
 }
