@@ -70,7 +70,8 @@ static void owns(struct sim *s, unsigned node, uint32_t epoch, const char *what)
             return;
         }
     const struct record *r = books_record_of(s, epoch);
-    if (!r || r->primary != node)
+    bool by_force = epoch == b->forced; /* the voters may learn of it later */
+    if (!by_force && (!r || r->primary != node))
         sim_fail(s, "2", "node %s %s in epoch %u, in which the record does not name it",
                  process_name(node), what, epoch);
     assert(b->n_owners < sizeof b->owner / sizeof b->owner[0]);
@@ -99,7 +100,7 @@ void books_start(struct sim *s, struct node *n, uint32_t epoch)
 {
     struct books *b = &s->books;
     owns(s, n->self, epoch, "delivers");
-    if (epoch < b->delivery_epoch)
+    if (epoch < b->delivery_epoch && !b->forced) /* "may be doubled", the operator was told */
         sim_fail(s, "8", "node %s delivers in epoch %u after node %s began in epoch %u",
                  process_name(n->self), epoch, process_name(b->delivery_node), b->delivery_epoch);
     b->delivery_epoch = epoch;
@@ -114,6 +115,19 @@ static bool two_failures(const struct sim *s, const struct rcpt_book *x, unsigne
     const struct node *other = &s->node[1 - x->node];
     return !x->on_both && other->crashed_at > x->dot_at &&
            (node != x->node || s->node[node].emptied_at > x->settled_at);
+}
+
+/* A bounce tells of a failure (protocol 3): it is not queued where the mail was delivered by then.
+ * (An outcome that comes later than the bounce doesn't call it back.) */
+static void check_bounce(struct sim *s, const struct node *n, const struct copy *c)
+{
+    const struct store *st = n->disk.store;
+    const struct row_recipient *x = store_memory_recipient(st, c->parent, c->message);
+    const struct row_recipient *own = store_memory_recipient(st, c->id, 0);
+    if (x && own && x->state == RCPT_DELIVERED && pos_cmp(x->pos, own->pos) < 0 &&
+        own->attempts == 0)
+        sim_fail(s, "21", "node %s sends a bounce for %llx/%u, which was delivered",
+                 process_name(n->self), ID(c->parent), c->message);
 }
 
 void books_dot(struct sim *s, struct node *n, uint32_t epoch, uint64_t id, uint32_t rcpt,
@@ -135,9 +149,13 @@ void books_dot(struct sim *s, struct node *n, uint32_t epoch, uint64_t id, uint3
         s->count.doubled_reply_lost += x->newest_accepted;
     else if (repeated && two_failures(s, x, n->self))
         s->count.doubled_two_crashes++;
+    else if (repeated && s->books.forced)
+        s->count.doubled_forced++;
     else if (repeated)
         sim_fail(s, "doubled", "node %s sends %llx/%u again in epoch %u: settled by %s in epoch %u",
                  process_name(n->self), ID(id), rcpt, epoch, process_name(x->node), x->epoch);
+    if (c->bounce)
+        check_bounce(s, n, c);
     TRACE(s, process_name(n->self), "final dot of %llx/%u in epoch %u%s", ID(id), rcpt, epoch,
           repeated ? ", again" : "");
     x->dots++;

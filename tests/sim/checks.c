@@ -54,6 +54,8 @@ static void choose(struct sim *s, unsigned i)
     struct accept_log *a = &b->accepts[i];
     char text[120];
     a->chosen = true;
+    if (a->record.forced && a->record.epoch > b->forced)
+        books_forced(s, &s->node[a->record.primary], a->record.epoch);
     if (b->chosen < 0) {
         b->chosen = (int)i;
     } else {
@@ -117,9 +119,12 @@ const struct record *books_record_of(const struct sim *s, uint32_t epoch)
     return NULL;
 }
 
-/* The record, or a change above it that may still come to count. */
+/* The record, or a change above it that may still come to count. (Not one by force: that asks for
+ * nothing.) */
 static bool may_count(const struct books *b, const struct accept_log *a)
 {
+    if (a->record.forced && a->record.epoch > b->forced)
+        return false;
     return a == &b->accepts[b->chosen] ||
            (!a->chosen && ballot_cmp(a->ballot, b->accepts[b->chosen].ballot) > 0);
 }
@@ -129,11 +134,16 @@ static bool is_required(const struct sim *s, unsigned node)
 {
     const struct books *b = &s->books;
     const struct store_id *id = &store_memory_meta(s->node[node].disk.store)->id;
+    const struct record *r = books_record(s);
+    if (r && r->epoch < b->forced) /* the voters don't know it yet */
+        return node == b->forced_node;
     for (unsigned i = 0; b->chosen >= 0 && i < b->n_accepts; i++)
         if (may_count(b, &b->accepts[i]) && record_names(&b->accepts[i].record, node, id))
             return true;
     return false;
 }
+
+static bool holds(const struct store *st, const struct copy *c);
 
 bool books_spare(struct sim *s, unsigned node)
 {
@@ -143,6 +153,9 @@ bool books_spare(struct sim *s, unsigned node)
         return false;
     for (unsigned i = 0; i < b->n_accepts; i++)
         if (may_count(b, &b->accepts[i]) && !record_names(&b->accepts[i].record, 1 - node, &m->id))
+            return false;
+    for (unsigned i = 0; b->forced && i < b->n_copies; i++)
+        if (b->copy[i].acked && !holds(s->node[1 - node].disk.store, &b->copy[i]))
             return false;
     return true;
 }
@@ -167,6 +180,11 @@ static bool holds(const struct store *st, const struct copy *c)
 static void check_copy(struct sim *s, const struct copy *c, const bool required[NODES],
                        const char *when)
 {
+    if (c->away) {
+        if (!holds(s->node[0].disk.store, c) && !holds(s->node[1].disk.store, c))
+            sim_fail(s, "1", "acknowledged %llx is on no store %s", ID(c->id), when);
+        return;
+    }
     for (unsigned node = 0; node < NODES; node++)
         if (required[node] && !holds(s->node[node].disk.store, c)) {
             const struct record *r = books_record(s);
@@ -185,10 +203,26 @@ void books_ack(struct sim *s, struct node *n, uint64_t id)
     TRACE(s, process_name(n->self), "250 for message %u as %llx", c->message, ID(id));
     /* The own store need not be among them: a standby goes on acknowledging until it closes the
      * feed, and what it acknowledged it holds. */
+    if (n->relay.epoch < s->books.forced)
+        c->away = true; /* nobody told this node yet */
     c->acked = true;
     s->message[c->message].acked = true;
     s->count.acked++;
     check_copy(s, c, required, "when its 250 is sent");
+}
+
+/* The operator says that the other is dead: what only that one has is away until it comes back. */
+void books_forced(struct sim *s, struct node *n, uint32_t epoch)
+{
+    struct books *b = &s->books;
+    if (epoch <= b->forced)
+        return;
+    b->forced = epoch;
+    b->forced_node = n->self;
+    s->count.forced++;
+    for (unsigned i = 0; i < b->n_copies; i++)
+        if (b->copy[i].acked && !holds(n->disk.store, &b->copy[i]))
+            b->copy[i].away = true;
 }
 
 void books_check(struct sim *s)

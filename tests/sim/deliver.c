@@ -62,7 +62,8 @@ static void start(struct sim *s, struct node *n, struct delivery_conn *c, const 
     *c = (struct delivery_conn){.id = p->id, .rcpt = p->rcpt, .serial = ++s->serial};
     c->deadline = s->now + LEASE_PATIENCE_MS * MS;
     books_start(s, n, n->relay.epoch);
-    struct task *t = sim_at(s, s->now + rng_skewed(&s->rng, MS, 60 * MS), n->self, dot);
+    struct task *t =
+        sim_at(s, s->now + rng_skewed(&s->rng, MS, s->plan.transaction_max), n->self, dot);
     t->a = c->serial;
 }
 

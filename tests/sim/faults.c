@@ -29,7 +29,12 @@ static void draw_faults(struct sim *s)
     /* Some seeds know one kind of fault, most know several, each more or less often. */
     for (unsigned i = 0; i < F_KINDS; i++)
         p->weight[i] = rng_chance(r, 0.5) ? rng_unit(r) * rng_unit(r) + 0.02 : 0;
-    p->weight[rng_below(r, F_KINDS)] += 0.3;
+    p->weight[rng_below(r, F_FORCE)] += 0.3;
+    double force = rng_chance(r, 0.1) ? 0.2 * rng_unit(r) : 0;
+    p->weight[F_FORCE] = s->with_force ? force : 0;
+    if (p->weight[F_FORCE] > 0) /* nobody forces an empty store into service */
+        p->weight[F_EMPTY_STORE] = 0;
+    p->burst = rng_chance(r, 0.5) ? 0.6 * rng_unit(r) : 0;
     p->fault_every = rng_skewed(r, 150 * MS, 6 * SEC);
     draw_weather(s, &p->weather);
     s->weather = p->weather;
@@ -44,8 +49,11 @@ void plan_draw(struct sim *s)
     p->heartbeat = 100 * MS;
     p->takeover_after = SEC;
     p->standby_timeout = rng_chance(r, 0.7) ? SEC : rng_range(r, 300 * MS, 2 * SEC);
+    /* A lease longer than the silence that means death, and settings that differ, as while a new
+     * configuration is rolled out (incident 23). */
+    uint64_t lease = rng_chance(r, 0.7) ? SEC : rng_range(r, 500 * MS, 3 * SEC);
     for (unsigned i = 0; i < NODES; i++) {
-        p->lease[i] = rng_chance(r, 0.8) ? SEC : rng_range(r, 500 * MS, 2 * SEC);
+        p->lease[i] = rng_chance(r, 0.85) ? lease : rng_range(r, 500 * MS, 3 * SEC);
         p->rate[i] = rng_chance(r, 0.5) ? 1.0 : 0.9905 + 0.019 * rng_unit(r);
     }
     p->commit_min = rng_skewed(r, 100 * US, 3 * MS);
@@ -59,6 +67,7 @@ void plan_draw(struct sim *s)
     p->reply_lost = rng_chance(r, 0.3) ? 0.1 * rng_unit(r) : 0;
     p->client_impatient = rng_chance(r, 0.4) ? 0.3 * rng_unit(r) : 0;
     p->client_gives_up = rng_chance(r, 0.3) ? 0.5 * rng_unit(r) : 0;
+    p->transaction_max = rng_chance(r, 0.6) ? 60 * MS : rng_range(r, 60 * MS, 4 * SEC);
     p->chunked = rng_chance(r, 0.4) ? 0.5 * rng_unit(r) : 0;
     p->mail_delay_max = rng_chance(r, 0.7) ? MS : rng_range(r, MS, 60 * MS);
     p->think_max = p->duration * p->clients / (p->messages ? p->messages : 1) * 3;
@@ -68,10 +77,22 @@ void plan_draw(struct sim *s)
 
 /* --- each kind --- */
 
+static void crash_at_step(struct sim *s, unsigned self)
+{
+    struct node *n = &s->node[self];
+    n->crash_after_steps = (unsigned)rng_range(&s->rng, 1, 12);
+    n->crash_before = rng_chance(&s->rng, 0.5);
+    n->crash_silent = rng_chance(&s->rng, 0.5);
+}
+
 static void restart_node(struct sim *s, struct task *t)
 {
-    if (!s->node[t->a].up)
-        node_start(s, (unsigned)t->a);
+    struct node *n = &s->node[t->a];
+    if (n->up)
+        return;
+    node_start(s, n->self);
+    if (!s->quiet && rng_chance(&s->rng, 0.2)) /* it isn't over yet */
+        crash_at_step(s, n->self);
 }
 
 void faults_restart_later(struct sim *s, unsigned self)
@@ -84,14 +105,6 @@ static void crash(struct sim *s, unsigned self)
 {
     node_crash(s, self, rng_chance(&s->rng, 0.5), "at random");
     faults_restart_later(s, self);
-}
-
-static void crash_at_step(struct sim *s, unsigned self)
-{
-    struct node *n = &s->node[self];
-    n->crash_after_steps = (unsigned)rng_range(&s->rng, 1, 12);
-    n->crash_before = rng_chance(&s->rng, 0.5);
-    n->crash_silent = rng_chance(&s->rng, 0.5);
 }
 
 static void end_cut(struct sim *s, struct task *t)
@@ -206,7 +219,10 @@ static void empty_store(struct sim *s)
     struct store_id id;
     for (unsigned i = 0; i < sizeof id.b; i++)
         id.b[i] = (uint8_t)rng_u64(&s->rng);
-    store_memory_free(n->disk.store);
+    if (!n->disk.old && rng_chance(&s->rng, 0.5))
+        n->disk.old = n->disk.store; /* it may come back */
+    else
+        store_memory_free(n->disk.store);
     n->disk.store = store_memory_new(&id);
     n->emptied_at = s->now;
     books_watch(s, n);
@@ -215,6 +231,22 @@ static void empty_store(struct sim *s)
         n->disk.voter = (struct voter_state){.voter_id = 0};
     }
     faults_restart_later(s, self);
+}
+
+/* The disk that was taken out is put in again, if nothing needs the one that is there. */
+static bool old_disk_back(struct sim *s, unsigned self)
+{
+    struct node *n = &s->node[self];
+    if (!n->disk.old || !books_spare(s, self))
+        return false;
+    node_crash(s, self, true, "and gets its old disk back");
+    store_memory_free(n->disk.store);
+    n->disk.store = n->disk.old;
+    n->disk.old = NULL;
+    n->emptied_at = s->now; /* outcomes settled meanwhile are not on it */
+    s->books.check_all = true;
+    faults_restart_later(s, self);
+    return true;
 }
 
 static void operator_asks(struct sim *s, enum pair_event_type type)
@@ -226,6 +258,17 @@ static void operator_asks(struct sim *s, enum pair_event_type type)
     TRACE(s, process_name(self), "operator: %s",
           type == PE_OP_SWITCHOVER ? "switchover" : "failover");
     health_post(s, n, &(struct pair_event){.type = type, .op = ++s->serial});
+}
+
+static void operator_forces(struct sim *s)
+{
+    unsigned self = (unsigned)rng_below(&s->rng, NODES);
+    struct node *n = &s->node[self];
+    if (!n->up || n->paused)
+        return;
+    TRACE(s, process_name(self), "operator: failover --force");
+    health_post(s, n,
+                &(struct pair_event){.type = PE_OP_FAILOVER, .flag = true, .op = ++s->serial});
 }
 
 static void one_fault(struct sim *s, enum fault_kind kind)
@@ -274,13 +317,17 @@ static void one_fault(struct sim *s, enum fault_kind kind)
         empty_voter(s);
         break;
     case F_EMPTY_STORE:
-        empty_store(s);
+        if (!rng_chance(&s->rng, 0.4) || !old_disk_back(s, self))
+            empty_store(s);
         break;
     case F_SWITCHOVER:
         operator_asks(s, PE_OP_SWITCHOVER);
         break;
     case F_FAILOVER:
         operator_asks(s, PE_OP_FAILOVER);
+        break;
+    case F_FORCE:
+        operator_forces(s);
         break;
     case F_KINDS:
         break;
@@ -303,7 +350,10 @@ static void next_fault(struct sim *s, struct task *t)
             break;
         }
     }
-    sim_at(s, s->now + rng_skewed(&s->rng, 5 * MS, s->plan.fault_every * 2), NOBODY, next_fault);
+    uint64_t gap = rng_chance(&s->rng, s->plan.burst)
+                       ? rng_skewed(&s->rng, 0, 400 * MS)
+                       : rng_skewed(&s->rng, 5 * MS, s->plan.fault_every * 2);
+    sim_at(s, s->now + gap, NOBODY, next_fault);
 }
 
 void faults_start(struct sim *s)

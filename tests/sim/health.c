@@ -282,6 +282,8 @@ static void on_pair(void *ctx, const struct pair_effect *fx)
         break;
     case PX_SERVE:
         s->count.takeovers++;
+        if (fx->record.forced && fx->record.epoch == fx->epoch)
+            books_forced(s, n, fx->epoch);
         books_serve(s, n, fx->epoch);
         /* fall through */
     case PX_STEP_DOWN:

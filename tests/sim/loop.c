@@ -144,7 +144,7 @@ void sim_fail(struct sim *s, const char *invariant, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    snprintf(s->verdict, sizeof s->verdict, "at %.4f s: invariant %s: %s", (double)s->now / 1e9,
-             invariant, text);
+    snprintf(s->verdict, sizeof s->verdict, "at %.4f s%s: invariant %s: %s", (double)s->now / 1e9,
+             s->books.forced ? " (after a forced takeover)" : "", invariant, text);
     TRACE(s, "BROKEN", "%s", s->verdict);
 }

@@ -40,6 +40,7 @@ struct options {
     double seconds; /* 0: no bound */
     bool trace, all, mutants;
     const char *dir; /* for traces */
+    struct sim_options run;
 };
 
 static double now_s(void)
@@ -57,12 +58,13 @@ static void add(struct counters *sum, const struct counters *c)
         x[i] += y[i];
 }
 
-static void run_many(struct shared_state *sh, uint64_t from, uint64_t to, double until)
+static void run_many(const struct options *o, struct shared_state *sh, uint64_t from, uint64_t to,
+                     double until)
 {
     for (sh->seed = from; sh->seed < to && !sh->failed; sh->seed++) {
         struct counters c;
         alarm(SEED_SECONDS);
-        if (!sim_run(sh->seed, NULL, &c, sh->verdict, sizeof sh->verdict)) {
+        if (!sim_run(sh->seed, &o->run, NULL, &c, sh->verdict, sizeof sh->verdict)) {
             sh->failed = true;
             return;
         }
@@ -74,7 +76,8 @@ static void run_many(struct shared_state *sh, uint64_t from, uint64_t to, double
 }
 
 /* Runs seeds in a child until one fails; 0: all held, 1: sh->seed failed. */
-static bool child_runs(struct shared_state *sh, uint64_t from, uint64_t to, double until)
+static bool child_runs(const struct options *o, struct shared_state *sh, uint64_t from, uint64_t to,
+                       double until)
 {
     sh->failed = false;
     fflush(NULL);
@@ -84,7 +87,7 @@ static bool child_runs(struct shared_state *sh, uint64_t from, uint64_t to, doub
         exit(1);
     }
     if (pid == 0) {
-        run_many(sh, from, to, until);
+        run_many(o, sh, from, to, until);
         _exit(0);
     }
     int status;
@@ -128,7 +131,7 @@ static void trace_again(const struct options *o, uint64_t seed)
             _exit(1);
         setvbuf(f, NULL, _IOLBF, 0);
         alarm(SEED_SECONDS);
-        sim_run(seed, f, &c, NULL, 0);
+        sim_run(seed, &o->run, f, &c, NULL, 0);
         fclose(f);
         _exit(0);
     }
@@ -171,7 +174,7 @@ static int run_seeds(const struct options *o)
     unsigned failures = 0;
     uint64_t at = o->from, to = o->from + o->seeds;
     while (at < to && failures < FAILURES_MAX) {
-        if (child_runs(sh, at, to, until))
+        if (child_runs(o, sh, at, to, until))
             break;
         failures++;
         printf("FAIL sim/seed-%" PRIu64 ": %s\n", sh->seed, sh->verdict);
@@ -199,7 +202,7 @@ static int run_mutants(const struct options *o)
     int survivors = 0;
     for (unsigned m = 1; m < MUTANTS; m++) {
         baton_mutant = (enum baton_mutant)m;
-        bool survives = child_runs(sh, o->from, o->from + o->seeds, 0);
+        bool survives = child_runs(o, sh, o->from, o->from + o->seeds, 0);
         survivors += survives;
         if (survives)
             printf("FAIL sim/mutant %s (%s) survives %" PRIu64 " seeds\n", mutants[m].name,
@@ -229,7 +232,7 @@ static int trace_one(const struct options *o)
     struct counters c;
     char verdict[600];
     setvbuf(stdout, NULL, _IOLBF, 0);
-    bool ok = sim_run(o->from, stdout, &c, verdict, sizeof verdict);
+    bool ok = sim_run(o->from, &o->run, stdout, &c, verdict, sizeof verdict);
     printf("%s sim/seed-%" PRIu64 "%s%s\n", ok ? "ok" : "FAIL", o->from, ok ? "" : ": ", verdict);
     return !ok;
 }
@@ -250,6 +253,8 @@ int main(int argc, char **argv)
             o.from = strtoull(argv[++i], NULL, 10);
         else if (strcmp(a, "--seconds") == 0 && v)
             o.seconds = strtod(argv[++i], NULL);
+        else if (strcmp(a, "--with-force") == 0)
+            o.run.with_force = true;
         else if (strcmp(a, "--mutants") == 0)
             o.mutants = true;
         else if (strcmp(a, "--mutant") == 0 && v)
@@ -257,8 +262,10 @@ int main(int argc, char **argv)
         else if (strcmp(a, "--traces-in") == 0 && v)
             o.dir = argv[++i];
         else {
-            fprintf(stderr, "usage: sim [--seeds N] [--from S] [--seconds T] [--trace] "
-                            "[--all-traces] [--traces-in DIR] [--mutants | --mutant NAME]\n");
+            fprintf(
+                stderr,
+                "usage: sim [--seeds N] [--from S] [--seconds T] [--trace] "
+                "[--all-traces] [--traces-in DIR] [--with-force] [--mutants | --mutant NAME]\n");
             return 2;
         }
     }

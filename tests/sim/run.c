@@ -42,6 +42,7 @@ static void tear_down(struct sim *s)
     for (unsigned i = 0; i < NODES; i++) {
         node_crash(s, i, true, "at the end of the run");
         store_memory_free(s->node[i].disk.store);
+        store_memory_free(s->node[i].disk.old);
     }
     witness_crash(s);
     net_free(s);
@@ -82,12 +83,14 @@ static void come_to_rest(struct sim *s)
         books_end(s);
 }
 
-bool sim_run(uint64_t seed, FILE *trace, struct counters *count, char *verdict, size_t n)
+bool sim_run(uint64_t seed, const struct sim_options *o, FILE *trace, struct counters *count,
+             char *verdict, size_t n)
 {
     struct sim *s = xcalloc(1, sizeof *s);
     s->seed = seed;
     s->rng.s = rng_mix(seed + 1);
     s->trace = trace;
+    s->with_force = o->with_force;
     set_up(s);
     run_until(s, s->plan.duration);
     if (!s->failed)

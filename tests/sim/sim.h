@@ -66,11 +66,13 @@ enum fault_kind {
     F_EMPTY_STORE,
     F_SWITCHOVER,
     F_FAILOVER,
+    F_FORCE, /* an operator takes the other for dead; few seeds know it */
     F_KINDS
 };
 struct plan {
     uint64_t duration; /* of the phase with faults */
     uint64_t fault_every;
+    double burst; /* chance that a fault is followed by another at once */
     double weight[F_KINDS];
     struct weather weather;
     uint64_t heartbeat, lease[NODES], takeover_after, standby_timeout;
@@ -79,8 +81,9 @@ struct plan {
     uint64_t quarantine_ms;
     unsigned messages, clients, connections;
     double reject, defer, reply_lost, client_impatient, client_gives_up, chunked;
-    uint64_t mail_delay_max; /* between threads */
-    uint64_t think_max;      /* of a client, between messages */
+    uint64_t mail_delay_max;  /* between threads */
+    uint64_t think_max;       /* of a client, between messages */
+    uint64_t transaction_max; /* of a delivery, from its start to its final dot */
     size_t ring_bytes, catch_up_bytes;
 };
 
@@ -213,6 +216,7 @@ enum channel {
 };
 struct disk { /* what survives a crash */
     struct store *store;
+    struct store *old; /* a disk that was taken out; NULL: none */
     struct voter_state voter;
     bool has_voter;
     uint64_t boot_counter;
@@ -302,6 +306,7 @@ struct copy { /* one message id */
     uint64_t parent;
     unsigned node, rcpts;
     bool acked, bounce, excused, chunked;
+    bool away; /* a forced takeover left it behind: on some store it must be all the same */
     struct rcpt_book rcpt[MESSAGE_RCPTS];
 };
 struct accept_log {
@@ -329,11 +334,13 @@ struct books {
         uint64_t committed;
     } mark[NODES];
     bool check_all;
+    uint32_t forced; /* epoch of the newest forced takeover; 0: none */
+    unsigned forced_node;
 };
 struct counters {
     uint64_t acked, delivered, bounced, doubled_in_doubt, doubled_reply_lost, doubled_two_crashes;
     uint64_t takeovers, crashes, faults, quarantined, superseded, emptied, excused, epochs;
-    uint64_t virtual_ns, events, drops, take_backs;
+    uint64_t virtual_ns, events, drops, take_backs, forced, doubled_forced;
 };
 struct copy *books_find(struct sim *s, uint64_t id);
 struct copy *books_new(struct sim *s, uint64_t id, unsigned message, unsigned node, unsigned rcpts);
@@ -356,6 +363,7 @@ bool books_spare(struct sim *s, unsigned node);
 const struct record *books_record(const struct sim *s); /* NULL: none yet */
 const struct record *books_record_of(const struct sim *s, uint32_t epoch);
 void books_end(struct sim *s);
+void books_forced(struct sim *s, struct node *n, uint32_t epoch);
 void books_free(struct sim *s);
 void body_hash(uint64_t key, uint8_t out[32]);
 
@@ -396,6 +404,7 @@ struct sim {
     struct books books;
     struct counters count;
     bool quiet; /* faults have ended */
+    bool with_force;
     bool failed;
     FILE *trace;
     char verdict[600];
@@ -403,5 +412,9 @@ struct sim {
 
 /* --- run.c --- */
 /* One seed from beginning to end; trace may be NULL. True: all invariants held. */
-bool sim_run(uint64_t seed, FILE *trace, struct counters *count, char *verdict, size_t n);
+struct sim_options {
+    bool with_force; /* some seeds know `failover --force`, by one operator or both */
+};
+bool sim_run(uint64_t seed, const struct sim_options *o, FILE *trace, struct counters *count,
+             char *verdict, size_t n);
 #endif
