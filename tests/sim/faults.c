@@ -369,6 +369,8 @@ void faults_end(struct sim *s)
     net_heal(s);
     s->plan.weather = s->weather;
     s->plan.client_impatient = s->plan.client_gives_up = 0;
+    s->plan.transaction_max = 60 * MS;
+    s->plan.defer = 0;
     for (unsigned i = 0; i < NODES; i++) {
         struct node *n = &s->node[i];
         n->slow_until = 0;
