@@ -73,7 +73,7 @@ class Case:
         begin = count_lines(path, "A")
         wait_until(what, lambda: count_lines(path, "A") >= begin + messages, seconds)
 
-    def settle(self, in_sync=True):
+    def settle(self, in_sync=True, seconds=45):
         """Ends the load and the faults; then everything that the protocol promises must hold."""
         pair = self.pair
         if hasattr(self.place, "heal"):
@@ -83,7 +83,7 @@ class Case:
             if not p.alive:
                 p.start()
         if in_sync and len(pair.names) == 2:
-            pair.wait_in_sync(45)
+            pair.wait_in_sync(seconds)
         for load in pair.loads:
             load.signal(signal.SIGTERM)
         for load in pair.loads:
