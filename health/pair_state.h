@@ -68,7 +68,7 @@ struct pair {
     uint64_t tags; /* counter behind the random tags */
 
     /* own epoch, from PROMOTE to STEP */
-    uint32_t epoch;
+    uint32_t epoch, served_epoch; /* served: the newest that this process served in */
     uint64_t epoch_since;
     bool promoted, promote_failed, tail_released, superseded, hooked_promoted;
 

@@ -506,9 +506,10 @@ static void claim(struct pair *p, enum intent intent, bool keep_peer, uint64_t c
 
 static void claim_restart(struct pair *p)
 {
-    /* The old lease was this node's own: its process is gone (the store's lock is ours now), or it
-     * ended the lease by itself. Nobody else can hold one, so there is nothing to wait for. */
-    p->no_lease_wait = true;
+    /* What this very process served in and gave up can't be under anybody's lease. Any other epoch
+     * may be one that was decided but never served: then the primary before it may still deliver.
+     */
+    p->no_lease_wait = p->served_epoch == p->rec.epoch;
     snprintf(p->reason, sizeof p->reason, "restart of the primary");
     claim(p, FOR_RESTART, true, p->epoch_since ? p->now : p->started);
 }
@@ -636,13 +637,23 @@ static void release_tail(struct pair *p)
 
 static void serve(struct pair *p)
 {
+    p->served_epoch = p->epoch;
     pair_fx(p, (struct pair_effect){.type = PX_SERVE, .epoch = p->epoch, .record = p->rec});
     if (p->from && p->from != node_letter(p->cfg.self))
         note_takeover(p);
     pair_hook(p, "promoted");
     pair_fx(p, (struct pair_effect){.type = PX_HEARTBEAT});
-    pair_op_done(p, true, "%c is primary now; delivery paused %.0f ms", node_letter(p->cfg.self),
-                 (double)(p->now - p->order_at) / 1e6);
+    double took_ms = (double)(p->now - p->order_at) / 1e6;
+    char self = node_letter(p->cfg.self), peer = node_letter(pair_peer(p));
+    if (p->rec.forced)
+        pair_op_done(p, true,
+                     "%c is primary now, by force, %.0f ms after the order; what only %c holds is "
+                     "missing until it returns, what both send goes out twice",
+                     self, took_ms, peer);
+    else if (p->no_lease_wait)
+        pair_op_done(p, true, "%c is primary now; delivery paused %.0f ms", self, took_ms);
+    else
+        pair_op_done(p, true, "%c took over, %.0f ms after the order", self, took_ms);
 }
 
 static void serve_solo(struct pair *p)

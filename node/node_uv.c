@@ -14,6 +14,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 
 #include "node/base/clock_posix.h"
@@ -688,7 +689,9 @@ static bool open_parts(struct node *n, struct store_meta *meta, bool *virgin, ch
     n->hooks = hooks_start(c, HOOK_LIMIT_MS, err, size);
     if (!n->hooks || !privileges_assume(c->user, err, size))
         return false;
+    umask(0077); /* bodies and voters' rows are nobody else's business */
     n->storage = storage_open(c, meta, virgin, err, size);
+    umask(0027);
     n->events = n->storage ? events_open(c->events, c->node, err, size) : NULL;
     privileges_resume();
     if (!n->events)

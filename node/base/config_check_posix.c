@@ -149,7 +149,7 @@ static void check_ports(struct config_reading *r, const struct config *c)
     }
 }
 
-static void check_listeners(struct config_reading *r, const struct config *c)
+static void check_listeners(struct config_reading *r, struct config *c)
 {
     bool auth = false;
     if (config_given(r, "listeners") && c->n_listeners == 0)
@@ -157,7 +157,7 @@ static void check_listeners(struct config_reading *r, const struct config *c)
                        "listeners is empty; write listeners = ( { address = "
                        "\"0.0.0.0:25\"; } )");
     for (unsigned i = 0; i < c->n_listeners; i++) {
-        const struct config_listener *l = &c->listeners[i];
+        struct config_listener *l = &c->listeners[i];
         char path[60];
         snprintf(path, sizeof path, "listeners.[%u].tls", i);
         if (l->tls != LISTENER_PLAIN && !config_given(r, "tls"))
@@ -165,6 +165,9 @@ static void check_listeners(struct config_reading *r, const struct config *c)
                            "this listener speaks TLS, but there is no tls = { cert = ...; key = "
                            "...; }; add it or set tls = \"none\"");
         snprintf(path, sizeof path, "listeners.[%u].auth", i);
+        /* Users are there and TLS is: whoever can log in may. */
+        if (!config_given(r, path) && c->auth_users && l->tls != LISTENER_PLAIN)
+            l->auth = AUTH_OPTIONAL;
         if (l->auth == AUTH_OFF)
             continue;
         auth = true;

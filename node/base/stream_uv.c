@@ -130,7 +130,7 @@ static void tls_bytes(struct stream *s, const void *p, size_t n)
         if (s->state == CLOSING)
             return;
         if (st == TLS_FAILED) {
-            char why[200];
+            char why[sizeof s->why];
             snprintf(why, sizeof why, "%s", tls_error(s->tls));
             stream_close(s, why[0] ? why : "TLS failed");
             return;

@@ -15,9 +15,17 @@ const char *event_type_name(enum event_type t)
     return names[t];
 }
 
+/* Every field is in every line: scripts look them up without asking. */
+static bool number(struct buf *out, const char *name, uint64_t value)
+{
+    return buf_printf(out, ",\"%s\":", name) &&
+           (value ? buf_printf(out, "%" PRIu64, value) : buf_append_str(out, "null"));
+}
+
 static bool field(struct buf *out, const char *name, struct slice value)
 {
-    return !value.n || (buf_printf(out, ",\"%s\":", name) && text_json_string(out, value));
+    return buf_printf(out, ",\"%s\":", name) &&
+           (value.n ? text_json_string(out, value) : buf_append_str(out, "null"));
 }
 
 bool event_line(struct buf *out, const struct event *ev, int64_t wall_ms, char node, uint32_t epoch)
@@ -28,12 +36,12 @@ bool event_line(struct buf *out, const struct event *ev, int64_t wall_ms, char n
                    text_rfc3339(when, wall_ms), event_type_name(ev->type), text_id(id, ev->id)) &&
         text_json_string(out, ev->sender) && field(out, "recipient", ev->recipient) &&
         field(out, "campaign", ev->campaign) && field(out, "remote", ev->remote);
-    if (ev->code)
-        ok = ok && buf_printf(out, ",\"code\":%u", ev->code);
+    ok = ok && number(out, "code", ev->code);
     ok = ok && field(out, "enhanced", ev->enhanced) && field(out, "reply", ev->reply);
-    if (ev->attempt)
-        ok = ok && buf_printf(out, ",\"attempt\":%" PRIu32, ev->attempt);
-    if (ev->delay_ms >= 0)
+    ok = ok && number(out, "attempt", ev->attempt);
+    if (ev->delay_ms < 0)
+        ok = ok && buf_append_str(out, ",\"delay_s\":null");
+    else
         ok = ok && buf_printf(out, ",\"delay_s\":%" PRId64 ".%03" PRId64, ev->delay_ms / 1000,
                               ev->delay_ms % 1000);
     return ok && field(out, "tls", ev->tls) &&

@@ -25,8 +25,8 @@ struct event {
     uint64_t id;
     struct slice sender, recipient, campaign, remote, enhanced, reply, tls;
     uint16_t code;    /* 0: none */
-    uint32_t attempt; /* 1..; 0: left out */
-    int64_t delay_ms; /* since received; negative: left out */
+    uint32_t attempt; /* 1..; 0: null */
+    int64_t delay_ms; /* since received; negative: null */
 };
 
 struct events;

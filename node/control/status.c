@@ -356,7 +356,7 @@ bool status_json(struct buf *out, const struct node_status *s, bool indent)
     counters_json(o, s);
     set(o, "takeovers", takeovers_json(&s->pair));
     set(o, "checks", checks_json(s));
-    char *all = json_dumps(o, (indent ? JSON_INDENT(2) : JSON_COMPACT) | JSON_REAL_PRECISION(15));
+    char *all = json_dumps(o, (indent ? JSON_INDENT(2) : JSON_COMPACT) | JSON_REAL_PRECISION(12));
     json_decref(o);
     assert(all); /* text() lets nothing through that can't be dumped */
     bool ok = buf_append_str(out, all) && buf_append_str(out, "\n");
@@ -367,9 +367,10 @@ bool status_json(struct buf *out, const struct node_status *s, bool indent)
 /* Why this node does not do what its role asks for. */
 static void not_ready(const struct node_status *s, struct buf *out)
 {
-    buf_printf(out, "%s%s%s%s%s\n", role_name(s->pair.role),
-               s->pair.role == ROLE_STANDBY ? ", not in sync" : "", s->pair.why[0] ? ": " : "",
-               s->pair.why, s->pair.role == ROLE_STANDBY ? s->replica.progress : "");
+    bool behind = s->pair.role == ROLE_STANDBY && !status_standby_in_sync(s);
+    buf_printf(out, "%s%s%s%s%s\n", role_name(s->pair.role), behind ? ", not in sync" : "",
+               s->pair.why[0] ? ": " : "", s->pair.why,
+               s->pair.role == ROLE_STANDBY ? s->replica.progress : "");
 }
 
 int status_endpoint(const char *path, const struct node_status *s, struct buf *out)
@@ -393,7 +394,11 @@ int status_endpoint(const char *path, const struct node_status *s, struct buf *o
             not_ready(s, out);
         return standby ? 200 : 503;
     }
-    assert(strcmp(path, "/primary") == 0);
+    if (strcmp(path, "/primary") != 0) {
+        buf_append_str(out, "not found; there are / /status /metrics /livez /readyz /primary "
+                            "/standby\n");
+        return 404;
+    }
     if (serving && !s->refusing)
         buf_append_str(out, "ok: accepts mail\n");
     else if (serving)

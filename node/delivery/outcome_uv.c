@@ -23,6 +23,7 @@ struct outcome {
     struct reply *replies;
     char remote[MX_NAME_MAX + 80], tls[80];
     int kind; /* enum bounce_kind, or -1: none */
+    uint64_t bounce_id;
     struct buf text;
     struct slice head;
     bool head_whole;
@@ -81,6 +82,18 @@ static void emit(const struct outcome *o)
     }
 }
 
+/* A notification of ours enters the queue like any other message. */
+static void emit_bounce(const struct outcome *o)
+{
+    struct event ev = {.type = EVENT_ACCEPTED,
+                       .id = o->bounce_id,
+                       .recipient = o->letter->m.sender,
+                       .reply = SLICE_LIT("delivery status notification"),
+                       .delay_ms = 0};
+    if (o->d->events)
+        events_emit(o->d->events, o->epoch, &ev);
+}
+
 static void on_settled(void *ctx, enum queue_outcome result, uint64_t n_changed)
 {
     struct outcome *o = ctx;
@@ -100,8 +113,10 @@ static void on_settled(void *ctx, enum queue_outcome result, uint64_t n_changed)
             if (o->told[i].verdict == VERDICT_DEFERRED)
                 delivery_due_at(d, o->rows[i].next_ms);
         }
-        if (o->kind >= 0)
+        if (o->kind >= 0) {
+            emit_bounce(o);
             delivery_due_at(d, clock_wall_ms() + 1000); /* the notification is mail as well */
+        }
         if (l)
             link_settled(l);
     } else if (l && l->conn) {
@@ -180,6 +195,7 @@ static void submit(struct outcome *o)
     struct row_recipient r;
     char domain[256];
     build_bounce(o, &m, &r);
+    o->bounce_id = m.id;
     r.domain = domain_of(r.address, domain, sizeof domain);
     queue_outcome(d->queue, o->rows, o->n, &m, &r, on_settled, o);
 }

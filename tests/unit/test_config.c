@@ -155,7 +155,7 @@ START_TEST(test_example)
     ck_assert_uint_eq(c->n_listeners, 2);
     ck_assert_int_eq(c->listeners[1].tls, LISTENER_IMPLICIT);
     ck_assert_int_eq(c->listeners[1].auth, AUTH_REQUIRED);
-    ck_assert_int_eq(c->listeners[0].auth, AUTH_OFF);
+    ck_assert_int_eq(c->listeners[0].auth, AUTH_OPTIONAL); /* users and TLS are there */
     ck_assert_uint_eq(c->n_relay_networks, 2);
     ck_assert(c->limits.message_bytes == 50u << 20);
     ck_assert_uint_eq(c->limits.received_hops, 50);
