@@ -194,7 +194,7 @@ uint64_t pair_lease_length(const struct pair *p)
 
 uint64_t pair_lease_end(const struct pair *p)
 {
-    return p->lease_base ? p->lease_base + pair_lease_length(p) : 0;
+    return p->lease_end;
 }
 
 /* The right to deliver as this phase has it (protocol 5 table and 6). */
@@ -288,9 +288,13 @@ static void note_acknowledgement(struct pair *p, const struct heartbeat *h)
     if (!p->acked_since || p->now >= pair_lease_end(p))
         p->acked_since = p->now;
     sent = BATON_MUTANT(LEASE_FROM_RECEIPT, p->now, sent);
+    /* From the send, not from the receipt: the other's clock starts later. And with the settings
+     * that this very acknowledgement was given under. */
+    uint64_t length = h->lease_ns && h->lease_ns < p->cfg.lease_ns ? h->lease_ns : p->cfg.lease_ns;
     if (sent > p->lease_base)
-        p->lease_base =
-            sent; /* from the send, not from the receipt: the other's clock starts later */
+        p->lease_base = sent;
+    if (sent + length > p->lease_end)
+        p->lease_end = sent + length;
 }
 
 static void want_handover(struct pair *p)

@@ -68,13 +68,14 @@ struct pair {
     uint64_t tags; /* counter behind the random tags */
 
     /* own epoch, from PROMOTE to STEP */
-    uint32_t epoch, served_epoch; /* served: the newest that this process served in */
+    uint32_t epoch;
     uint64_t epoch_since;
     bool promoted, promote_failed, tail_released, superseded, hooked_promoted;
 
     /* own heartbeats and the lease */
     uint64_t seq, epoch_first_seq;
     uint64_t sent_at[SENDS];
+    uint64_t lease_end;  /* fixed by each acknowledgement: nothing later may lengthen it */
     uint64_t lease_base; /* send time of the newest heartbeat acknowledged in this epoch; 0: none */
     uint64_t acked_since; /* since when acknowledgements came without a gap; 0: no lease now */
     struct store_id lease_from; /* whose acknowledgements count */

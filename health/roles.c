@@ -288,7 +288,8 @@ static bool take_back_due(const struct pair *p)
 
 static bool take_back_lost(const struct pair *p)
 {
-    return p->change == CH_NONE && p->op == REG_OP_NONE && (p->lost || lease_over(p));
+    return p->change == CH_NONE && p->op == REG_OP_NONE &&
+           (p->lost || p->slow || !p->peer.fit || lease_over(p));
 }
 
 static bool take_back_ready(const struct pair *p)
@@ -439,7 +440,7 @@ static void settle_and_look(struct pair *p)
 void roles_watch_follower(struct pair *p)
 {
     p->lease_from = p->follower;
-    p->lease_base = p->acked_since = 0;
+    p->lease_base = p->lease_end = p->acked_since = 0;
 }
 
 /* What belongs to one epoch starts anew. */
@@ -448,7 +449,7 @@ static void begin_epoch(struct pair *p, uint32_t epoch)
     p->epoch = epoch;
     p->epoch_since = p->now;
     p->epoch_first_seq = p->seq + 1;
-    p->lease_base = p->acked_since = 0;
+    p->lease_base = p->lease_end = p->acked_since = 0;
     p->promoted = p->promote_failed = p->tail_released = p->superseded = false;
     p->attached = p->caught_up = p->merged = p->slow = p->ready = p->lost = false;
     p->solo_durable = p->drained = p->closed = p->idle = false;
@@ -506,10 +507,10 @@ static void claim(struct pair *p, enum intent intent, bool keep_peer, uint64_t c
 
 static void claim_restart(struct pair *p)
 {
-    /* What this very process served in and gave up can't be under anybody's lease. Any other epoch
-     * may be one that was decided but never served: then the primary before it may still deliver.
-     */
-    p->no_lease_wait = p->served_epoch == p->rec.epoch;
+    /* A store that was promoted in the epoch that is replaced has waited out the lease before it;
+     * its own ended with its process, or was ended by it. An epoch that was decided but never
+     * promoted is another matter: the primary before it may still deliver. */
+    p->no_lease_wait = p->store.end.epoch == p->rec.epoch;
     snprintf(p->reason, sizeof p->reason, "restart of the primary");
     claim(p, FOR_RESTART, true, p->epoch_since ? p->now : p->started);
 }
@@ -637,7 +638,6 @@ static void release_tail(struct pair *p)
 
 static void serve(struct pair *p)
 {
-    p->served_epoch = p->epoch;
     pair_fx(p, (struct pair_effect){.type = PX_SERVE, .epoch = p->epoch, .record = p->rec});
     if (p->from && p->from != node_letter(p->cfg.self))
         note_takeover(p);
@@ -672,7 +672,7 @@ static void serve_paired(struct pair *p)
 
 static void take_back(struct pair *p)
 {
-    p->ready = p->lost = false;
+    p->ready = p->lost = p->slow = false;
     pair_fx(p,
             (struct pair_effect){.type = PX_TAKE_BACK, .epoch = p->epoch, .follower = p->follower});
 }
@@ -767,7 +767,8 @@ static void resume(struct pair *p)
 {
     p->quiesced_at = 0;
     pair_op_done(p, false, "the standby went away during the switchover; this node goes on");
-    release_tail(p);
+    if (p->tail_released) /* else it waits to be merged, or for the drop */
+        release_tail(p);
 }
 
 static void drain(struct pair *p)
@@ -923,6 +924,7 @@ static const struct rule {
     {PH_FINISH, PH_FAILED, store_failed, "the store failed", fail},
     {PH_FINISH, PH_STEP, superseded, "another epoch", step_down},
     {PH_FINISH, PH_STEP, delivery_idle, "no final dot is open", step_down},
+    {PH_STEP, PH_FAILED, store_failed, "the store failed", nothing},
     {PH_STEP, PH_STOPPED, closed_stopping, "clean stop", stopped},
     {PH_STEP, PH_START, closed, "the old epoch is closed", epoch_ended},
     {PH_FAILED, PH_STOPPED, stopping, "clean stop", stopped},

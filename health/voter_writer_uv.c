@@ -14,7 +14,7 @@ enum { CLOSE_WAIT_S = 5 }; /* a disk that stalls for longer must not keep a proc
 
 struct voter_writer {
     struct mailbox *mailbox;
-    const char *path, *cluster;
+    char *path, *cluster;
     voter_written done;
     void *ctx;
     pthread_t thread;
@@ -68,8 +68,8 @@ struct voter_writer *voter_writer_new(uv_loop_t *loop, const char *path, const c
                                       voter_written done, void *ctx)
 {
     struct voter_writer *w = xcalloc(1, sizeof *w);
-    w->path = path;
-    w->cluster = cluster;
+    w->path = xstrdup(path); /* of its own: it may outlive the rest on a hung disk */
+    w->cluster = xstrdup(cluster);
     w->done = done;
     w->ctx = ctx;
     pthread_mutex_init(&w->lock, NULL);
@@ -107,5 +107,7 @@ void voter_writer_close(struct voter_writer *w)
     }
     pthread_cond_destroy(&w->wake);
     pthread_mutex_destroy(&w->lock);
+    free(w->path);
+    free(w->cluster);
     free(w);
 }

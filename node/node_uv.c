@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <unistd.h>
 
 #include "node/base/clock_posix.h"
 #include "node/base/crypto_openssl.h"
@@ -652,6 +653,8 @@ static void on_timer(uv_timer_t *t)
         notify_watchdog();
     if (n->stopping && now > n->stop_by_ns) {
         log_warn("stop", "the clean stop took longer than %d s; ending now", STOP_MS / 1000);
+        if (storage_stalled_ms(n->storage) > 0)
+            _exit(1); /* its thread can't be waited for */
         shut_down(n);
     }
 }
@@ -660,15 +663,17 @@ static void on_signal(uv_signal_t *h, int number)
 {
     struct node *n = h->data;
     if (number == SIGHUP) {
-        on_reload(n, 0);
+        if (!n->ended)
+            on_reload(n, 0);
         return;
     }
     if (number == SIGPIPE)
         return;
     if (n->stopping) {
+        /* Nothing is owed to anybody but what is on the disk already; a hung disk must not hold us.
+         */
         log_warn("stop", "second signal: ending at once");
-        shut_down(n);
-        return;
+        _exit(1);
     }
     log_info("stop", "signal=%d", number);
     notify_stopping();

@@ -57,10 +57,11 @@ struct store_ops {
     /* Rows with pos.lsn > after, in lsn order (epochs of one history never overlap in lsn), until
      * fn stops. */
     int (*changes_after)(struct store *s, uint64_t after, store_row_fn fn, void *ctx);
-    /* Marks rows with pos.lsn > shared.lsn that carry no mark yet with what classify says about the
-     * row's own pos and `born`: the born position of its message for a message, its recipients and
-     * chunks ({0,0} when the message isn't here, and for operator state). UNMERGED_NONE: the row is
-     * left alone. */
+    /* (Chunks count by their message's born position too: shipped ahead of it, they may be gone at
+     * the other node.) Marks rows with pos.lsn > shared.lsn that carry no mark yet with what
+     * classify says about the row's own pos and `born`: the born position of its message for a
+     * message, its recipients and chunks ({0,0} when the message isn't here, and for operator
+     * state). UNMERGED_NONE: the row is left alone. */
     int (*mark_unmerged)(struct store *s, struct pos shared,
                          enum unmerged_class (*classify)(void *ctx, struct pos pos,
                                                          struct pos born),

@@ -21,6 +21,7 @@ struct conn {
     void *ctx;
     unsigned depth;
     bool body_asked; /* wanted by the core, not yet by us: the network is behind */
+    bool dot_asked;  /* likewise: a final dot must not wait in a queue of ours past the lease */
     bool closing, stream_gone, timer_gone;
 };
 
@@ -77,6 +78,15 @@ static void ask_body(struct conn *c)
     c->ev.on_body(c->ctx, c);
 }
 
+static void ask_dot(struct conn *c)
+{
+    if (c->closing || !flush(c))
+        return;
+    c->dot_asked = stream_pending(c->stream) > 0;
+    if (!c->dot_asked)
+        c->ev.on_dot(c->ctx, c);
+}
+
 static void close_now(struct conn *c)
 {
     if (c->closing)
@@ -108,7 +118,7 @@ static void apply(struct conn *c, unsigned effects)
     if (effects & CLIENT_WANT_BODY)
         ask_body(c);
     if ((effects & CLIENT_WANT_DOT) && c->core.state == CLIENT_DOT_WAIT)
-        c->ev.on_dot(c->ctx, c);
+        ask_dot(c);
     if (effects & CLIENT_CLOSE)
         close_now(c);
     c->depth--;
@@ -141,6 +151,8 @@ static void on_drain(void *ctx, struct stream *s)
     (void)s;
     if (c->body_asked)
         apply(c, CLIENT_WANT_BODY);
+    else if (c->dot_asked)
+        apply(c, CLIENT_WANT_DOT);
 }
 
 static void on_open(void *ctx, struct stream *s)
@@ -191,7 +203,7 @@ void conn_body(struct conn *c, struct slice piece, bool last)
 
 void conn_dot(struct conn *c)
 {
-    if (c->core.state == CLIENT_DOT_WAIT)
+    if (c->core.state == CLIENT_DOT_WAIT && !c->dot_asked)
         apply(c, smtp_client_dot(&c->core));
 }
 

@@ -114,9 +114,12 @@ static void follow(struct storage *s, struct followed *f, unsigned n)
     storage_begun(s);
     int err = s->failed ? STORE_IO : s->epoch ? STORE_CONFLICT : follow_together(s, f, n);
     if (err && n > 1 && !is_disk_error(err)) { /* find out which of them */
-        for (unsigned i = 0; i < n; i++)
-            f[i].answer.err = apply_follow(s->store, &f[i].batch, clock_wall_ms());
         err = STORE_OK;
+        for (unsigned i = 0; i < n; i++) {
+            f[i].answer.err = apply_follow(s->store, &f[i].batch, clock_wall_ms());
+            if (!err && is_disk_error(f[i].answer.err))
+                err = f[i].answer.err; /* final for this store, whichever batch it hit */
+        }
     } else {
         for (unsigned i = 0; i < n; i++)
             f[i].answer.err = err;

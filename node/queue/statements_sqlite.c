@@ -72,7 +72,10 @@ static const char *const text[STATEMENTS] = {
     [ST_CHUNK_CHANGES] = "SELECT " CHUNK_COLUMNS " FROM chunk WHERE lsn>?1 ORDER BY lsn",
     [ST_CHUNK_MARKED] = "SELECT " CHUNK_COLUMNS " FROM chunk WHERE mark<>0 ORDER BY id,idx",
     [ST_CHUNK_BEYOND] = "SELECT t.id,t.epoch,t.lsn,m.born_epoch,m.born_lsn,t.idx FROM chunk t "
-                        "LEFT JOIN message m ON m.id=t.id WHERE t.lsn>?1 AND t.mark=0",
+                        "LEFT JOIN message m ON m.id=t.id WHERE t.lsn>?1 AND t.mark=0 "
+                        "UNION ALL SELECT t.id,t.epoch,t.lsn,m.born_epoch,m.born_lsn,t.idx FROM "
+                        "message m JOIN chunk t ON t.id=m.id WHERE m.lsn>?1 AND m.born_lsn>?1 AND "
+                        "t.lsn<=?1 AND t.mark=0",
     [ST_CHUNK_MARK] = "UPDATE chunk SET mark=?2 WHERE id=?1 AND idx=?3",
     [ST_CHUNK_DELETE] = "DELETE FROM chunk WHERE id=?1",
     [ST_CHUNK_IDS] = "SELECT DISTINCT id FROM chunk WHERE id>?1 ORDER BY id LIMIT ?2",

@@ -101,8 +101,25 @@ void storage_search(struct storage *s, struct item *i)
     post_to_lane(s, 1, i);
 }
 
+/* One note of what is committed is enough: a line behind a hung disk must not grow by them. */
+static bool joins_last(struct storage *s, const struct store_request *r)
+{
+    bool joins = false;
+    pthread_mutex_lock(&s->lock);
+    if (s->items.head) {
+        struct item *last = (struct item *)((char *)s->items.tail - offsetof(struct item, next));
+        joins = !last->op && last->request.type == SR_COMMITTED;
+        if (joins)
+            last->request = *r;
+    }
+    pthread_mutex_unlock(&s->lock);
+    return joins;
+}
+
 void storage_request(struct storage *s, const struct store_request *r)
 {
+    if (r->type == SR_COMMITTED && joins_last(s, r))
+        return;
     struct item *i = xcalloc(1, sizeof *i);
     i->request = *r;
     if (r->type == SR_CLOSE) /* what is not numbered yet is refused from now on */

@@ -497,7 +497,9 @@ static void judge(struct memory *m, struct slot *slot, uint64_t shared, struct p
     if (!slot || !slot->cell || slot->cell->unmerged)
         return;
     struct pos p = row_pos(&slot->cell->row);
-    if (p.lsn > shared)
+    /* A body shipped ahead of a message that is divergent is wanted as a whole. */
+    bool ahead = slot->cell->row.type == ROW_CHUNK && born.lsn > shared;
+    if (p.lsn > shared || ahead)
         mark(m, slot, classify(ctx, p, born));
 }
 

@@ -30,7 +30,7 @@ struct world_node {
     uint32_t epoch;
     uint64_t committed, settled, epoch_overs, logs;
     struct pos remembered; /* by storage, for its next transaction */
-    bool serving_waits; /* the record (or a pending change) names the other */
+    bool serving_waits;    /* the record (or a pending change) names the other */
     struct pair_event reports[WORLD_REPORTS];
     unsigned n_reports, seen_reports;
 };
