@@ -61,6 +61,7 @@ enum { STATUS_PAGE_BYTES = 256 << 10 };
 bool status_json(struct buf *out, const struct node_status *s, bool indent);
 bool status_metrics(struct buf *out, const struct node_status *s);
 bool status_page(struct buf *out, const struct node_status *s);
-/* 404 for any other path. 200 or 503 for "/livez", "/readyz", "/primary", "/standby"; *why: one line, appended to out. */
+/* 404 for any other path. 200 or 503 for "/livez", "/readyz", "/primary", "/standby"; *why: one
+ * line, appended to out. */
 int status_endpoint(const char *path, const struct node_status *s, struct buf *out);
 #endif
