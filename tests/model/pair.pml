@@ -78,7 +78,7 @@ bit row_paired[2], lost[2];
 
 /* The books. */
 byte messages, acknowledged, crashes, swaps;
-unsigned used : 16;
+unsigned used : 24;
 bit calm; /* faults have ended */
 
 byte x;
