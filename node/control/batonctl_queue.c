@@ -91,6 +91,7 @@ int verb_queue_list(const struct cli *c)
         print_json(l.all);
     else if (code == EXIT_DONE && !l.n)
         puts("no messages");
+    fflush(stdout); /* what is left out is said behind what is there */
     if (code == EXIT_DONE && *more)
         fprintf(stderr, "%s; --limit shows more, a selector fewer\n", more);
     json_decref(l.all);
@@ -194,11 +195,19 @@ int verb_queue_summary(const struct cli *c)
     return code;
 }
 
+static void keep_changed(void *ctx, json_t *data)
+{
+    json_object_update(ctx, data); /* {"changed": N} */
+}
+
 int verb_queue_select(const struct cli *c)
 {
-    json_t *done = NULL, *r = cli_request(c, "select");
+    json_t *done = NULL, *counted = json_object(), *r = cli_request(c, "select");
     json_object_set_new(r, "action", json_string(strchr(c->verb, ' ') + 1));
-    int code = cli_ask(c, r, false, NULL, NULL, &done);
+    int code = cli_ask(c, r, false, keep_changed, counted, &done);
+    if (done)
+        json_object_update(done, counted);
+    json_decref(counted);
     if (code == EXIT_DONE && c->json)
         print_json(done);
     else if (code == EXIT_DONE)
