@@ -72,6 +72,17 @@ static void choose(struct sim *s, unsigned i)
     b->check_all = true;
 }
 
+/* What an emptied voter had accepted, and nobody was told of yet, is only proposed again (the
+ * argument stands at the top of health/register_voter.c): a late accept elsewhere doesn't complete
+ * it. */
+void books_voter_emptied(struct sim *s, unsigned voter)
+{
+    for (unsigned i = 0; i < s->books.n_accepts; i++)
+        if (!s->books.accepts[i].chosen)
+            s->books.accepts[i].voters &= ~(1u << voter);
+    s->books.check_all = true;
+}
+
 /* That voter has accepted, or says that it has: a voter that recovered may find the row there. */
 void books_accepted(struct sim *s, unsigned voter, struct ballot ballot, const struct record *r)
 {

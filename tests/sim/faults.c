@@ -192,6 +192,7 @@ static void empty_voter(struct sim *s)
         return;
     unsigned v = (unsigned)rng_below(&s->rng, PROCESSES);
     TRACE(s, process_name(v), "its voter's file is lost");
+    books_voter_emptied(s, v);
     s->count.emptied++;
     if (v == WITNESS) {
         witness_crash(s);
@@ -227,6 +228,7 @@ static void empty_store(struct sim *s)
     n->emptied_at = s->now;
     books_watch(s, n);
     if (voter) {
+        books_voter_emptied(s, self);
         n->disk.has_voter = false;
         n->disk.voter = (struct voter_state){.voter_id = 0};
     }

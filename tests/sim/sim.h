@@ -353,6 +353,7 @@ void books_settled(struct sim *s, struct node *n, uint64_t id, uint32_t rcpt);
 void books_watermark(struct sim *s, struct node *n, uint32_t epoch, uint64_t committed);
 void books_voter(struct sim *s, unsigned voter, const struct voter_state *before,
                  const struct voter_state *after);
+void books_voter_emptied(struct sim *s, unsigned voter);
 void books_accepted(struct sim *s, unsigned voter, struct ballot ballot, const struct record *r);
 void books_serve(struct sim *s, struct node *n, uint32_t epoch);
 void books_watch(struct sim *s, struct node *n); /* installs the row watcher on n's store */
