@@ -248,15 +248,16 @@ static size_t drain(struct smtp_session *s, struct slice in, size_t scanned)
 {
     size_t used = 0;
     while (used < in.n && reading(s)) {
-        size_t n = consume(s, slice_of(in.p + used, in.n - used), scanned);
+        size_t said = s->out.len, n = consume(s, slice_of(in.p + used, in.n - used), scanned);
         if (n == 0)
             break;
         used += n;
         scanned = 0;
         if (s->state == ST_TLS && used < in.n) {
             /* RFC 3207 4.2 and CVE-2011-0411: what came in the clear behind STARTTLS isn't the
-             * client's we will know. Nobody honest sends it. */
-            buf_clear(&s->out);
+             * client's we will know. Nobody honest sends it. What was answered before it stands;
+             * our own "220 ready" doesn't. */
+            s->out.len = said < s->out.len ? said : s->out.len;
             session_close(s, false);
         }
     }
