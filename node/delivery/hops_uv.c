@@ -61,7 +61,7 @@ static void add(struct hops_query *q, const struct sockaddr_storage *a, const ch
         return;
     struct hop *h = &q->hops.hop[q->hops.n++];
     *h = (struct hop){.address = *a};
-    snprintf(h->host, sizeof h->host, "%s", host);
+    memcpy(h->host, host, strnlen(host, sizeof h->host - 1)); /* the rest is zeros */
     if (a->ss_family == AF_INET6)
         ((struct sockaddr_in6 *)&h->address)->sin6_port = htons(q->port);
     else

@@ -176,6 +176,10 @@ static void ck_codes(const struct node_status *s, int ready, int primary, int st
     ck_assert_int_eq(code("/primary", s), primary);
     ck_assert_int_eq(code("/standby", s), standby);
     ck_assert_int_eq(code("/livez", s), 200);
+    /* A browser's or a scanner's request is answered, whatever the role: it once ended the node. */
+    ck_assert_int_eq(code("/favicon.ico", s), 404);
+    ck_assert_int_eq(code("/primary/", s), 404);
+    ck_assert_int_eq(code("", s), 404);
 }
 
 START_TEST(test_endpoints_in_every_role)
