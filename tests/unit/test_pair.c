@@ -38,6 +38,7 @@ static struct world {
     struct record reg; /* the register: what a majority holds */
     bool witness_up;
     bool udp[2][2], tcp; /* [from][to] */
+    bool hold_ready;     /* the follower's disk hangs: a take-back never gets ready */
     bool hang_changes;   /* changes end UNKNOWN; they take effect at hang_until */
     struct due due[EVENTS_MAX];
     unsigned n_due;
@@ -122,6 +123,8 @@ static void on_fx(void *ctx, const struct pair_effect *fx)
         later(i, 5, (struct pair_event){.type = PE_SOLO_DURABLE, .epoch = fx->epoch});
         break;
     case PX_TAKE_BACK:
+        if (w.hold_ready)
+            break;
         later(i, 5,
               (struct pair_event){
                   .type = PE_TAKE_BACK_READY, .epoch = fx->epoch, .follower = fx->follower});
@@ -347,6 +350,26 @@ START_TEST(standby_lost_goes_on_alone)
     ck_assert(w.node[0].lease == UINT64_MAX);
     boot(1);
     run(6000);
+    ck_assert_int_eq(view(0).mode, PAIR_PAIRED);
+}
+END_TEST
+
+START_TEST(take_back_gives_way_to_a_slow_standby)
+{
+    /* Its heartbeats are fine and its disk hangs: the primary must not wait for it. */
+    kill_node(1);
+    run(1500);
+    w.hold_ready = true;
+    boot(1);
+    for (unsigned ms = 0; w.node[0].lease == UINT64_MAX && ms < 20000; ms++)
+        run(1);
+    ck_assert(w.node[0].lease != UINT64_MAX); /* it waits for the standby */
+    step(0, (struct pair_event){.type = PE_SLOW, .epoch = view(0).epoch});
+    run(50);
+    ck_assert(w.node[0].lease == UINT64_MAX);
+    ck_assert_int_eq(view(0).mode, PAIR_SOLO);
+    w.hold_ready = false;
+    run(20000);
     ck_assert_int_eq(view(0).mode, PAIR_PAIRED);
 }
 END_TEST
@@ -629,6 +652,7 @@ int main(void)
     tcase_add_test(t, frozen_primary_ends_its_service);
     tcase_add_test(t, frozen_standby_counts_anew);
     tcase_add_test(t, standby_lost_goes_on_alone);
+    tcase_add_test(t, take_back_gives_way_to_a_slow_standby);
     tcase_add_test(t, standby_and_witness_lost_fences);
     tcase_add_test(t, fresh_acknowledgement_ends_fencing);
     tcase_add_test(t, switchover_from_either_node);
