@@ -15,10 +15,10 @@
 #include <sys/resource.h>
 #include <uv.h>
 
+#include "health/arbiter_uv.h"
 #include "health/health_net_uv.h"
 #include "health/heartbeat.h"
 #include "health/voter_posix.h"
-#include "health/voter_writer_uv.h"
 #include "node/base/clock_posix.h"
 #include "node/base/crypto_openssl.h"
 #include "node/base/log.h"
@@ -44,19 +44,18 @@ struct health {
     struct mailbox *mailbox;
     struct health_net *net;
     struct pair *pair;
-    struct reg *reg;
-    struct voter_writer *writer;
+    struct arbiter_uv *arbiter_uv; /* NULL: a single node */
+    struct arbiter *arbiter;
     struct heartbeat_guard guard;
-    char voter_path[PATH_MAX];
-    bool store_virgin, stepping, send_heartbeat, publish, stalled;
+    bool stepping, send_heartbeat, publish, stalled;
     struct pair_event event[EVENTS_MAX];
     unsigned event_head, event_n;
     uint64_t last_tick_ns, last_sent_ns, second_ns;
     struct pair_takeover raw[PAIR_TAKEOVERS];       /* as the core has them, to see a new one */
     struct pair_takeover takeovers[PAIR_TAKEOVERS]; /* with their wall time */
-    pthread_mutex_t lock;                           /* view, reachable, voting: for other threads */
+    pthread_mutex_t lock;                           /* both views: for other threads */
     struct pair_view view;
-    bool reachable[VOTERS], voting[VOTERS];
+    struct arbiter_view arbiter_view;
     _Atomic uint64_t lease_until_ns, own_lsn, committed_lsn, alive_ns;
 };
 
@@ -94,15 +93,14 @@ static void publish(struct health *h)
 {
     uint64_t now = clock_boot_ns();
     struct pair_view v;
-    bool reachable[VOTERS] = {0}, voting[VOTERS] = {0};
+    struct arbiter_view av = {0};
     pair_view(h->pair, now, &v);
     note_takeovers(h, &v);
-    if (h->reg)
-        register_view(h->reg, now, reachable, voting);
+    if (h->arbiter)
+        h->arbiter->ops->view(h->arbiter, now, &av);
     pthread_mutex_lock(&h->lock);
     h->view = v;
-    memcpy(h->reachable, reachable, sizeof reachable);
-    memcpy(h->voting, voting, sizeof voting);
+    h->arbiter_view = av;
     pthread_mutex_unlock(&h->lock);
     h->publish = false;
     h->hooks.view(h->hooks.ctx, &v);
@@ -147,30 +145,23 @@ static void feed(struct health *h, const struct pair_event *first)
         publish(h);
 }
 
-static void ask_register(struct health *h, const struct pair_effect *fx)
+static void on_bootstrapped(void *ctx, uint64_t op, bool ok, const char *text)
 {
-    uint64_t now = clock_boot_ns();
-    uint64_t timeout = fx->until_ns > now ? fx->until_ns - now : 0;
-    bool begun = h->reg && (fx->type == PX_READ
-                                ? register_read(h->reg, timeout, now)
-                                : register_change(h->reg, fx->from_tag, &fx->record, timeout, now));
-    if (!begun)
-        defer(h, &(struct pair_event){.type = PE_REGISTER, .outcome = REG_NOT_DONE});
+    struct health *h = ctx;
+    struct pair_effect done = {.type = PX_OP_DONE, .op = op, .ok = ok};
+    snprintf(done.text, sizeof done.text, "%s", text);
+    log_info("register.bootstrap", "ok=%d text=\"%s\"", ok, text);
+    if (op)
+        h->hooks.effect(h->hooks.ctx, &done);
 }
 
-static void bootstrap(struct health *h, const struct pair_effect *fx)
+static void on_arbiter(void *ctx, const struct pair_event *ev)
 {
-    struct pair_effect done = {.type = PX_OP_DONE, .op = fx->op};
-    char why[160] = "a single node has no voters";
-    done.ok = h->reg && register_bootstrap(h->reg, &fx->record, why, sizeof why, clock_boot_ns());
-    if (done.ok)
-        snprintf(done.text, sizeof done.text, "the first record is written: %s is primary, alone",
-                 voter_name(fx->record.primary));
-    else
-        snprintf(done.text, sizeof done.text, "%s", why);
-    log_info("register.bootstrap", "ok=%d text=\"%s\"", done.ok, done.text);
-    if (fx->op)
-        h->hooks.effect(h->hooks.ctx, &done);
+    struct health *h = ctx;
+    if (ev->type == PE_BOOTSTRAPPED)
+        log_info("register.votes", "version=%llu this voter votes now",
+                 (unsigned long long)ev->record.version);
+    feed(h, ev);
 }
 
 static void on_effect(void *ctx, const struct pair_effect *fx)
@@ -182,10 +173,10 @@ static void on_effect(void *ctx, const struct pair_effect *fx)
         break;
     case PX_READ:
     case PX_CHANGE:
-        ask_register(h, fx);
+        arbiter_ask(h->arbiter, fx, clock_boot_ns());
         break;
     case PX_BOOTSTRAP:
-        bootstrap(h, fx);
+        h->arbiter->ops->bootstrap(h->arbiter, &fx->record, fx->op, clock_boot_ns());
         break;
     case PX_LEASE:
         atomic_store(&h->lease_until_ns, fx->until_ns);
@@ -196,41 +187,6 @@ static void on_effect(void *ctx, const struct pair_effect *fx)
     default:
         h->hooks.effect(h->hooks.ctx, fx);
     }
-}
-
-/* ---- the register ---- */
-
-static void on_register(void *ctx, const struct register_fx *fx)
-{
-    struct health *h = ctx;
-    struct pair_event ev = {.record = fx->record};
-    switch (fx->type) {
-    case REG_FX_SEND:
-        health_net_send_register(h->net, fx->to, &fx->msg);
-        return;
-    case REG_FX_PERSIST:
-        voter_writer_put(h->writer, &fx->state);
-        return;
-    case REG_FX_RESULT:
-        ev.type = PE_REGISTER;
-        ev.outcome = fx->outcome;
-        break;
-    case REG_FX_HINT:
-        ev.type = PE_HINT;
-        break;
-    case REG_FX_BOOTSTRAPPED:
-        log_info("register.votes", "version=%llu this voter votes now",
-                 (unsigned long long)fx->record.version);
-        ev.type = PE_BOOTSTRAPPED;
-        break;
-    }
-    feed(h, &ev);
-}
-
-static void on_written(void *ctx, bool ok)
-{
-    struct health *h = ctx;
-    register_persisted(h->reg, ok, clock_boot_ns());
 }
 
 /* ---- datagrams ---- */
@@ -261,7 +217,7 @@ static void on_datagram(void *ctx, const struct datagram *d)
     struct register_msg m;
     struct wire_reader r = wire_read(d->payload);
     if (register_msg_decode(&r, &m) && wire_done(&r))
-        register_receive(h->reg, d->from, &m, clock_boot_ns());
+        arbiter_uv_receive(h->arbiter_uv, d->from, &m);
 }
 
 /* ---- time ---- */
@@ -275,11 +231,11 @@ static void read_first(struct health *h)
 static void each_second(struct health *h, uint64_t now)
 {
     h->second_ns = now + MS(1000);
-    if (h->reg) {
-        bool reachable[VOTERS], voting[VOTERS];
-        register_view(h->reg, now, reachable, voting);
-        health_net_tick(h->net, reachable[WITNESS]);
-        if (register_all_virgin(h->reg, now))
+    if (h->arbiter) {
+        struct arbiter_view v;
+        h->arbiter->ops->view(h->arbiter, now, &v);
+        health_net_tick(h->net, v.reachable[WITNESS]);
+        if (h->arbiter->ops->all_virgin(h->arbiter, now))
             feed(h, &(struct pair_event){.type = PE_VIRGIN});
     }
     publish(h);
@@ -305,8 +261,8 @@ static void on_tick(uv_timer_t *t)
     read_first(h);
     now = clock_boot_ns();
     atomic_store(&h->alive_ns, now);
-    if (h->reg)
-        register_tick(h->reg, now);
+    if (h->arbiter)
+        h->arbiter->ops->tick(h->arbiter, now);
     watch_others(h);
     feed(h, &(struct pair_event){.type = PE_TICK});
     if (now >= h->second_ns)
@@ -330,8 +286,8 @@ static void stop(struct health *h)
     atomic_store(&h->lease_until_ns, 0);
     if (h->net)
         health_net_close(h->net);
-    if (h->writer)
-        voter_writer_close(h->writer);
+    if (h->arbiter_uv)
+        arbiter_uv_close(h->arbiter_uv);
 }
 
 static void on_mail(void *ctx, struct mail *mail)
@@ -341,11 +297,8 @@ static void on_mail(void *ctx, struct mail *mail)
     if (mail->type == MAIL_STOP) {
         stop(h);
     } else {
-        if (m->event.type == PE_STORE) {
-            h->store_virgin = m->event.store.virgin;
-            if (h->reg)
-                register_set_virgin(h->reg, h->store_virgin);
-        }
+        if (m->event.type == PE_STORE && h->arbiter)
+            h->arbiter->ops->set_virgin(h->arbiter, m->event.store.virgin);
         feed(h, &m->event);
     }
     free(m);
@@ -384,12 +337,11 @@ void health_view(const struct health *h, struct pair_view *out)
     pthread_mutex_unlock(&w->lock);
 }
 
-void health_voters(const struct health *h, bool reachable[VOTERS], bool voting[VOTERS])
+void health_arbiter(const struct health *h, struct arbiter_view *out)
 {
     struct health *w = (struct health *)h;
     pthread_mutex_lock(&w->lock);
-    memcpy(reachable, h->reachable, sizeof h->reachable);
-    memcpy(voting, h->voting, sizeof h->voting);
+    *out = h->arbiter_view;
     pthread_mutex_unlock(&w->lock);
 }
 
@@ -410,27 +362,22 @@ static void *run(void *arg)
     return NULL;
 }
 
-static bool start_voter(struct health *h, const uint8_t cluster_key[32], char *err, size_t n)
+static bool start_arbiter(struct health *h, const uint8_t cluster_key[32], char *err, size_t n)
 {
-    struct voter_state state;
-    uint64_t random[2];
-    crypto_random(random, sizeof random);
-    snprintf(h->voter_path, sizeof h->voter_path, "%s.voter", h->config->store);
-    enum voter_file f =
-        voter_file_load(h->voter_path, h->config->cluster, random[0], &state, err, n);
-    if (f == VOTER_FILE_FOREIGN || f == VOTER_FILE_ERROR)
-        return false;
-    if (f == VOTER_FILE_DAMAGED)
-        log_error("voter.damaged", "error=\"%s\"", err);
-    /* Shows now, and not at the first takeover, that the file can't be written. */
-    if (!voter_file_store(h->voter_path, h->config->cluster, &state, err, n))
-        return false;
     h->net = health_net_open(&h->loop, h->config, cluster_key, on_datagram, h, err, n);
     if (!h->net)
         return false;
-    h->writer = voter_writer_new(&h->loop, h->voter_path, h->config->cluster, on_written, h);
-    h->reg = register_new(h->self, &state, false, random[1], on_register, h);
-    return true;
+    struct arbiter_place place = {
+        .loop = &h->loop,
+        .config = h->config,
+        .self = h->self,
+        .net = h->net,
+        .events = {.ctx = h, .event = on_arbiter, .bootstrapped = on_bootstrapped},
+    };
+    h->arbiter_uv = arbiter_uv_open(&place, err, n);
+    if (h->arbiter_uv)
+        h->arbiter = arbiter_uv_core(h->arbiter_uv);
+    return h->arbiter_uv != NULL;
 }
 
 static bool start_pair(struct health *h, char *err, size_t n)
@@ -460,8 +407,8 @@ static void free_health(struct health *h)
     int rc = uv_loop_close(&h->loop);
     assert(rc == 0);
     (void)rc;
-    if (h->reg)
-        register_free(h->reg);
+    if (h->arbiter_uv)
+        arbiter_uv_free(h->arbiter_uv);
     if (h->pair)
         pair_free(h->pair);
     pthread_mutex_destroy(&h->lock);
@@ -494,11 +441,7 @@ struct health *health_start(const struct config *c, const uint8_t cluster_key[32
     uv_timer_init(&h->loop, &h->heartbeat);
     h->tick.data = h->heartbeat.data = h;
     bool ok = start_pair(h, err, n);
-    if (ok && !h->single && c->arbiter.type != ARBITER_WITNESS) {
-        snprintf(err, n, "arbiter: this version needs type = \"witness\" for two nodes");
-        ok = false;
-    }
-    ok = ok && (h->single || start_voter(h, cluster_key, err, n));
+    ok = ok && (h->single || start_arbiter(h, cluster_key, err, n));
     if (ok) {
         uv_timer_start(&h->tick, on_tick, 0, TICK_MS);
         uv_timer_start(&h->heartbeat, on_heartbeat_due, 0, c->health.heartbeat_ms);

@@ -1,9 +1,10 @@
-/* The health thread: its own loop, UDP sockets, timers, the voter's file; runs pair.c and
+/* The health thread: its own loop, UDP sockets, timers, the arbiter; runs pair.c and
  * register.c (protocol 6: load elsewhere can't delay it). Other threads post events; effects for
  * them come through callbacks on the health thread, which must only post. */
 #ifndef BATON_HEALTH_HEALTH_UV_H
 #define BATON_HEALTH_HEALTH_UV_H
 
+#include "health/arbiter.h"
 #include "health/pair.h"
 #include "node/base/config.h"
 
@@ -21,8 +22,8 @@ struct health_hooks {
     void (*view)(void *ctx, const struct pair_view *v);
 };
 
-/* Reads or makes the voter file `<store>.voter`, binds the health port on every own address, starts
- * the thread. NULL: err has one line. */
+/* Opens the arbiter (with the witness: the voter file `<store>.voter`), binds the health port on
+ * every own address, starts the thread. NULL: err has one line. */
 struct health *health_start(const struct config *c, const uint8_t cluster_key[32],
                             const struct health_hooks *hooks, char *err, size_t n);
 void health_post(struct health *h, const struct pair_event *ev);         /* any thread; copied */
@@ -36,7 +37,7 @@ static inline bool health_may_deliver(const struct health *h, uint64_t now_ns)
 }
 void health_view(const struct health *h,
                  struct pair_view *out); /* any thread: the last published view */
-void health_voters(const struct health *h, bool reachable[VOTERS], bool voting[VOTERS]);
+void health_arbiter(const struct health *h, struct arbiter_view *out); /* any thread */
 bool health_alive(const struct health *h, uint64_t max_age_ns); /* its loop ran within max_age */
 void health_stop(struct health *h);                             /* joins the thread */
 #endif

@@ -4,12 +4,12 @@
 #include <assert.h>
 
 enum { HEARTBEAT_FORMAT = 1 };
-enum { HB_SERVING = 1, HB_FIT = 2, HB_LEAVING = 4, HB_FLAGS = 7 };
+enum { HB_SERVING = 1, HB_FIT = 2, HB_LEAVING = 4, HB_VIRGIN = 8, HB_FLAGS = 15 };
 
 bool heartbeat_encode(struct buf *b, const struct heartbeat *h)
 {
     uint8_t flags = (uint8_t)((h->serving ? HB_SERVING : 0) | (h->fit ? HB_FIT : 0) |
-                              (h->leaving ? HB_LEAVING : 0));
+                              (h->leaving ? HB_LEAVING : 0) | (h->virgin ? HB_VIRGIN : 0));
     return wire_put_u8(b, HEARTBEAT_FORMAT) && wire_put_u64(b, h->boot_counter) &&
            wire_put_u64(b, h->boot_random) && wire_put_u64(b, h->seq) &&
            wire_put_u32(b, h->epoch) && wire_put_u8(b, h->role) && wire_put_u8(b, h->mode) &&
@@ -37,6 +37,7 @@ bool heartbeat_decode(struct wire_reader *r, struct heartbeat *out)
     out->serving = flags & HB_SERVING;
     out->fit = flags & HB_FIT;
     out->leaving = flags & HB_LEAVING;
+    out->virgin = flags & HB_VIRGIN;
     out->own_lsn = wire_get_u64(r);
     out->committed_lsn = wire_get_u64(r);
     wire_get_raw(r, out->store.b, STORE_ID_BYTES);

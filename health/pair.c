@@ -6,6 +6,7 @@
  * both outcomes holds, and reads until the register tells (protocol 5, "While a change is
  * unknown"). */
 #include "health/pair_state.h"
+#include "health/roles_when.h"
 #include "node/base/mutant.h"
 
 #include <assert.h>
@@ -263,6 +264,7 @@ void pair_heartbeat(struct pair *p, uint64_t now_ns, int64_t wall_ms, struct hea
         .ack_epoch = acknowledges(p) && p->acked_rx == p->peer_rx ? p->rec.epoch : 0,
         .ask_handover = p->ask_token,
         .leaving = p->phase == PH_LEAVING,
+        .virgin = p->store.open && p->store.virgin,
     };
     /* A fenced primary serves nobody: the standby, if it can, should (protocol 2.4). */
     out->serving = roles_serves(p) || p->phase == PH_QUIESCE || p->phase == PH_DRAIN;
@@ -557,7 +559,9 @@ static void take_event(struct pair *p, const struct pair_event *ev)
         p->read_at = p->now;
         break;
     case PE_VIRGIN:
-        if (p->cfg.self == NODE_A && p->store.virgin) /* one of both, lest they duel */
+        /* One of both, lest they duel; and only while the other says the same of itself. */
+        if (p->cfg.self == NODE_A && p->store.virgin && p->peer_rx && p->peer.virgin &&
+            !fact_silent(p, p->peer_rx, p->cfg.takeover_after_ns))
             bootstrap(p, 0);
         break;
     case PE_OP_BOOTSTRAP:

@@ -55,6 +55,7 @@ struct heartbeat {
     uint32_t paused_ms;    /* with relinquish_epoch: how long delivery had been paused by then */
     uint64_t ask_handover; /* a standby's operator asks for a switchover: random token, 0: none */
     bool leaving;          /* clean stop of a standby: don't wait for its silence */
+    bool virgin;           /* store open, and it never held a history */
 };
 bool heartbeat_encode(struct buf *b, const struct heartbeat *h);
 bool heartbeat_decode(struct wire_reader *r, struct heartbeat *out);
@@ -67,7 +68,7 @@ enum pair_event_type {
     PE_REGISTER,  /* outcome, record: of the operation asked for */
     PE_HINT,      /* record: accepted by one voter */
     PE_BOOTSTRAPPED, /* own voter votes now (first record, or recovered): read */
-    PE_VIRGIN, /* all three voters see each other and none, nor a store, ever held a history */
+    PE_VIRGIN,       /* no voter ever held a record, nor the own store a history (protocol 5) */
     /* from replication, as primary */
     PE_PROMOTED, /* store is ours in `epoch`: first lsn and end in pos */
     PE_PROMOTE_FAILED,

@@ -63,7 +63,7 @@ static void check_pair(struct node_status *s)
         return;
     struct status_check *c = check(s, "pair", v->mode == PAIR_PAIRED && v->role != ROLE_FENCED);
     snprintf(c->detail, sizeof c->detail, "%.100s", v->why);
-    c = check(s, "arbiter", s->voter_reachable[WITNESS]);
+    c = check(s, "arbiter", s->arbiter.reachable[WITNESS]);
     snprintf(c->detail, sizeof c->detail,
              c->ok ? "answers" : "doesn't answer: only both nodes together can change the record");
     int64_t skew = v->peer_wall_skew_ms;
@@ -146,7 +146,7 @@ void node_status(void *node, struct node_status *out)
     out->uptime_s = (double)(now - n->started_ns) / 1e9;
     health_view(n->health, &out->pair);
     out->takeover_until_ms = atomic_load(&n->takeover_until_ms);
-    health_voters(n->health, out->voter_reachable, out->voter_voting);
+    health_arbiter(n->health, &out->arbiter);
     replication_view(n->replication, &out->replica);
     out->own_lsn = out->replica.own_lsn;
     out->committed_lsn = out->replica.committed;

@@ -116,11 +116,11 @@ static bool pair(struct buf *out, const struct node_status *s)
     static const char *const voter[VOTERS] = {"a", "b", "arbiter"};
     unsigned voters = s->config->arbiter.type == ARBITER_NONE ? NODES : VOTERS;
     for (unsigned i = 0; i < voters; i++)
-        ok = ok && sample(out, "baton_voter_reachable", "voter", voter[i], s->voter_reachable[i]);
+        ok = ok && sample(out, "baton_voter_reachable", "voter", voter[i], s->arbiter.reachable[i]);
     ok = ok && metric_head(out, "baton_voter_voting", "gauge",
                            "1 while this voter votes (an emptied one waits for both others).");
     for (unsigned i = 0; i < voters; i++)
-        ok = ok && sample(out, "baton_voter_voting", "voter", voter[i], s->voter_voting[i]);
+        ok = ok && sample(out, "baton_voter_voting", "voter", voter[i], s->arbiter.voting[i]);
     return ok;
 }
 

@@ -139,7 +139,7 @@ unsigned status_alarms(const struct node_status *s, struct status_alarm out[STAT
     if (status_serving(s) && s->refusing)
         alarm_add(out, &n, "refusing_mail", true, "new mail is refused: %s", s->refusing_why);
     if (s->config->arbiter.type != ARBITER_NONE && !status_single(s) &&
-        !s->voter_reachable[WITNESS])
+        !s->arbiter.reachable[WITNESS])
         alarm_add(out, &n, "arbiter_unreachable", false,
                   "the arbiter does not answer: no takeover is possible if a node fails now");
     for (unsigned i = 0; i < s->n_checks && i < STATUS_CHECKS_MAX; i++)
@@ -209,8 +209,8 @@ static json_t *voters_json(const struct node_status *s)
     static const char *const names[VOTERS] = {"a", "b", "arbiter"};
     for (unsigned i = 0; i < VOTERS; i++) {
         json_t *o = json_object();
-        set(o, "reachable", json_boolean(s->voter_reachable[i]));
-        set(o, "voting", json_boolean(s->voter_voting[i]));
+        set(o, "reachable", json_boolean(s->arbiter.reachable[i]));
+        set(o, "voting", json_boolean(s->arbiter.voting[i]));
         set(all, names[i], o);
     }
     return all;
@@ -305,7 +305,7 @@ static void pair_json(json_t *o, const struct node_status *s)
     set(o, "peer", peer_json(s));
     json_t *arbiter = json_object();
     set(arbiter, "type", text(status_arbiter_type(s)));
-    set(arbiter, "reachable", json_boolean(s->voter_reachable[WITNESS]));
+    set(arbiter, "reachable", json_boolean(s->arbiter.reachable[WITNESS]));
     set(o, "arbiter", arbiter);
     set(o, "voters", voters_json(s));
     set(o, "replication", replication_json(&s->replica));

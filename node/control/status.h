@@ -3,6 +3,7 @@
 #ifndef BATON_CONTROL_STATUS_H
 #define BATON_CONTROL_STATUS_H
 
+#include "health/arbiter.h"
 #include "health/pair.h"
 #include "node/base/config.h"
 #include "replication/replica.h"
@@ -23,7 +24,7 @@ struct node_status {
     struct pair_view pair;
     int64_t takeover_until_ms; /* automatic takeover is off until then; 0: no such time */
     struct replica_view replica;
-    bool voter_reachable[VOTERS], voter_voting[VOTERS];
+    struct arbiter_view arbiter;
     uint64_t own_lsn, committed_lsn;
     bool refusing; /* new mail is refused (gate isn't SMTP_OPEN): /primary says 503 */
     char refusing_why[120];

@@ -169,7 +169,7 @@ static void put_nodes(struct buf *out, const struct node_status *s)
     node_card(out, s, &s->config->nodes[1]);
     if (s->config->arbiter.type == ARBITER_NONE)
         return;
-    bool arbiter = s->voter_reachable[WITNESS];
+    bool arbiter = s->arbiter.reachable[WITNESS];
     buf_printf(out,
                "<div class=\"link %s\" aria-hidden=\"true\"><span class=\"wire\"></span></div>"
                "<div class=\"card node\"><div class=\"top\"><span class=\"role\">Arbiter</span>"
@@ -178,7 +178,7 @@ static void put_nodes(struct buf *out, const struct node_status *s)
     badge(out, arbiter ? "ok" : "bad", arbiter ? "answers" : "no answer");
     buf_append_str(out, "<dl>");
     term(out, "type", status_arbiter_type(s));
-    term(out, "votes", s->voter_voting[WITNESS] ? "yes" : "not yet");
+    term(out, "votes", s->arbiter.voting[WITNESS] ? "yes" : "not yet");
     buf_append_str(out, "</dl></div>");
 }
 

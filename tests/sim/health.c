@@ -156,35 +156,38 @@ static void on_register(void *ctx, const struct register_fx *fx)
     struct task *box = ctx; /* who it is: process in a, sim in p */
     struct sim *s = box->p;
     struct node *n = &s->node[box->a];
-    struct pair_event ev = {0};
-    switch (fx->type) {
-    case REG_FX_SEND:
+    if (fx->type == REG_FX_SEND)
         send_register(s, n->self, fx->to, &fx->msg);
-        return;
-    case REG_FX_PERSIST:
+    else if (fx->type == REG_FX_PERSIST)
         persist(s, n->self, &fx->state, row_written);
-        return;
-    case REG_FX_RESULT:
+    else
+        arbiter_voters_result(&n->voters, fx);
+}
+
+static void on_arbiter(void *ctx, const struct pair_event *ev)
+{
+    struct task *box = ctx;
+    struct sim *s = box->p;
+    struct node *n = &s->node[box->a];
+    const struct record *r = &ev->record;
+    if (ev->type == PE_REGISTER)
         TRACE(s, process_name(n->self),
               "register: %s, version %llu epoch %u primary %c in_sync %s%s",
-              fx->outcome == REG_DONE       ? "done"
-              : fx->outcome == REG_MISMATCH ? "refused"
-              : fx->outcome == REG_NOT_DONE ? "not done"
+              ev->outcome == REG_DONE       ? "done"
+              : ev->outcome == REG_MISMATCH ? "refused"
+              : ev->outcome == REG_NOT_DONE ? "not done"
                                             : "unknown",
-              (unsigned long long)fx->record.version, fx->record.epoch,
-              fx->record.primary ? 'b' : 'a', fx->record.in_sync[0] ? "a" : "",
-              fx->record.in_sync[1] ? "b" : "");
-        ev = (struct pair_event){
-            .type = PE_REGISTER, .outcome = (int)fx->outcome, .record = fx->record};
-        break;
-    case REG_FX_HINT:
-        ev = (struct pair_event){.type = PE_HINT, .record = fx->record};
-        break;
-    case REG_FX_BOOTSTRAPPED:
-        ev = (struct pair_event){.type = PE_BOOTSTRAPPED, .record = fx->record};
-        break;
-    }
-    post_soon(s, n, &ev);
+              (unsigned long long)r->version, r->epoch, r->primary ? 'b' : 'a',
+              r->in_sync[0] ? "a" : "", r->in_sync[1] ? "b" : "");
+    post_soon(s, n, ev);
+}
+
+static void on_bootstrapped(void *ctx, uint64_t op, bool ok, const char *text)
+{
+    struct task *box = ctx;
+    struct sim *s = box->p;
+    (void)op;
+    TRACE(s, process_name((unsigned)box->a), "bootstrap: %s: %s", ok ? "done" : "no", text);
 }
 
 static void on_witness_register(void *ctx, const struct register_fx *fx)
@@ -230,21 +233,12 @@ static void view_arrives(struct sim *s, struct task *t)
 
 static void ask_register(struct sim *s, struct node *n, const struct pair_effect *fx)
 {
-    uint64_t now = node_now(s, n), left = fx->until_ns > now ? fx->until_ns - now : 0;
-    bool ok;
-    if (fx->type == PX_READ)
-        ok = register_read(n->reg, left, now);
-    else
-        ok = register_change(n->reg, fx->from_tag, &fx->record, left, now);
     if (fx->type == PX_CHANGE)
-        TRACE(s, process_name(n->self),
-              "asks for version %llu epoch %u primary %c in_sync %s%s%s%s",
+        TRACE(s, process_name(n->self), "asks for version %llu epoch %u primary %c in_sync %s%s%s",
               (unsigned long long)fx->record.version, fx->record.epoch,
               fx->record.primary ? 'b' : 'a', fx->record.in_sync[0] ? "a" : "",
-              fx->record.in_sync[1] ? "b" : "", fx->record.forced ? " forced" : "",
-              ok ? "" : ": its register can't");
-    if (!ok)
-        post_soon(s, n, &(struct pair_event){.type = PE_REGISTER, .outcome = REG_NOT_DONE});
+              fx->record.in_sync[1] ? "b" : "", fx->record.forced ? " forced" : "");
+    arbiter_ask(n->arbiter, fx, node_now(s, n));
 }
 
 static void publish_view(struct sim *s, struct node *n)
@@ -261,7 +255,6 @@ static void on_pair(void *ctx, const struct pair_effect *fx)
     struct task *box = ctx;
     struct sim *s = box->p;
     struct node *n = &s->node[box->a];
-    char why[160];
     switch (fx->type) {
     case PX_HEARTBEAT:
         send_heartbeat(s, n);
@@ -271,8 +264,7 @@ static void on_pair(void *ctx, const struct pair_effect *fx)
         ask_register(s, n, fx);
         break;
     case PX_BOOTSTRAP:
-        if (!register_bootstrap(n->reg, &fx->record, why, sizeof why, node_now(s, n)))
-            TRACE(s, process_name(n->self), "bootstrap: %s", why);
+        n->arbiter->ops->bootstrap(n->arbiter, &fx->record, fx->op, node_now(s, n));
         break;
     case PX_VIEW:
         publish_view(s, n);
@@ -313,7 +305,7 @@ static void on_pair(void *ctx, const struct pair_effect *fx)
 void health_post(struct sim *s, struct node *n, const struct pair_event *ev)
 {
     if (ev->type == PE_STORE)
-        register_set_virgin(n->reg, ev->store.virgin);
+        n->arbiter->ops->set_virgin(n->arbiter, ev->store.virgin);
     pair_step(n->pair, ev, node_now(s, n));
 }
 
@@ -323,8 +315,8 @@ static void tick(struct sim *s, struct task *t)
 {
     struct node *n = &s->node[t->process];
     uint64_t now = node_now(s, n);
-    register_tick(n->reg, now);
-    if (register_all_virgin(n->reg, now))
+    n->arbiter->ops->tick(n->arbiter, now);
+    if (n->arbiter->ops->all_virgin(n->arbiter, now))
         health_post(s, n, &(struct pair_event){.type = PE_VIRGIN});
     health_post(s, n, &(struct pair_event){.type = PE_TICK});
     sim_at(s, s->now + TICK_MS * MS, n->self, tick);
@@ -377,6 +369,10 @@ void health_start(struct sim *s, struct node *n)
     n->pair = pair_new(&c, on_pair, box(s, n->self));
     n->reg = register_new(n->self, &n->disk.voter, virgin, rng_u64(&s->rng), on_register,
                           box(s, n->self));
+    struct arbiter_events events = {
+        .ctx = box(s, n->self), .event = on_arbiter, .bootstrapped = on_bootstrapped};
+    arbiter_voters_init(&n->voters, n->reg, &events);
+    n->arbiter = &n->voters.arbiter;
     heartbeat_guard_init(&n->guard, boot, s->plan.takeover_after, s->plan.heartbeat);
     n->lease_until = 0;
     n->gate = false;

@@ -6,6 +6,7 @@
 
 #include <stdio.h>
 
+#include "health/arbiter.h"
 #include "health/heartbeat.h"
 #include "health/pair.h"
 #include "health/register.h"
@@ -242,6 +243,8 @@ struct node {
     /* health */
     struct pair *pair;
     struct reg *reg;
+    struct arbiter_voters voters;
+    struct arbiter *arbiter;
     struct heartbeat_guard guard;
     uint64_t lease_until;
     bool gate; /* SMTP: pair_view.serving */

@@ -73,7 +73,7 @@ static inline struct node_status fixture_status(void)
                                       .lag_changes = 4,
                                       .lag_ns = 2000000};
     for (unsigned i = 0; i < VOTERS; i++)
-        s.voter_reachable[i] = s.voter_voting[i] = true;
+        s.arbiter.reachable[i] = s.arbiter.voting[i] = true;
     s.queue.messages = 10;
     s.queue.queued = 6;
     s.queue.deferred = 2;

@@ -242,18 +242,18 @@ typedef bool (*condition)(const struct pair_view *v, const bool *reachable, cons
 static unsigned wait_for(const char *what, condition holds, unsigned limit_ms)
 {
     struct pair_view v;
-    bool reachable[VOTERS], voting[VOTERS];
+    struct arbiter_view voters;
     uint64_t began = clock_boot_ns();
     for (;;) {
         health_view(b, &v);
-        health_voters(b, reachable, voting);
+        health_arbiter(b, &voters);
         unsigned ms = (unsigned)((clock_boot_ns() - began) / 1000000);
-        if (holds(&v, reachable, voting))
+        if (holds(&v, voters.reachable, voters.voting))
             return ms;
-        ck_assert_msg(ms < limit_ms,
-                      "after %u ms not yet: %s (role %s, %s; voters %d%d%d of %d%d%d)", ms, what,
-                      role_name(v.role), v.why, voting[0], voting[1], voting[2], reachable[0],
-                      reachable[1], reachable[2]);
+        ck_assert_msg(
+            ms < limit_ms, "after %u ms not yet: %s (role %s, %s; voters %d%d%d of %d%d%d)", ms,
+            what, role_name(v.role), v.why, voters.voting[0], voters.voting[1], voters.voting[2],
+            voters.reachable[0], voters.reachable[1], voters.reachable[2]);
         usleep(5000);
     }
 }
@@ -323,13 +323,14 @@ START_TEST(test_first_start_takeover_return)
     ck_assert_int_eq(unlink(voter), 0);
     kill(witness, SIGSTOP);
     start_a(false, KEY_RIGHT);
-    bool reachable[VOTERS], voting[VOTERS];
+    struct arbiter_view voters;
     uint64_t began = clock_boot_ns();
     do {
-        health_voters(b, reachable, voting);
+        health_arbiter(b, &voters);
         usleep(5000);
-    } while (!reachable[NODE_A] && clock_boot_ns() - began < 10000000000u);
-    ck_assert_msg(reachable[NODE_A] && !voting[NODE_A], "an emptied voter voted after one share");
+    } while (!voters.reachable[NODE_A] && clock_boot_ns() - began < 10000000000u);
+    ck_assert_msg(voters.reachable[NODE_A] && !voters.voting[NODE_A],
+                  "an emptied voter voted after one share");
     kill(witness, SIGCONT);
     wait_for("a votes again", a_is_standby, 20000);
     ck_assert(health_alive(b, 1000000000));
@@ -344,15 +345,15 @@ START_TEST(test_forged_heartbeats_have_no_effect)
     uint64_t began = clock_boot_ns();
     while (clock_boot_ns() - began < 2000000000u) { /* what must not happen has no condition */
         struct pair_view v;
-        bool reachable[VOTERS], voting[VOTERS];
+        struct arbiter_view voters;
         health_view(b, &v);
-        health_voters(b, reachable, voting);
-        ck_assert(!v.peer_reachable && !reachable[NODE_A] && v.role != ROLE_PRIMARY);
+        health_arbiter(b, &voters);
+        ck_assert(!v.peer_reachable && !voters.reachable[NODE_A] && v.role != ROLE_PRIMARY);
         usleep(20000);
     }
-    bool reachable[VOTERS], voting[VOTERS];
-    health_voters(b, reachable, voting);
-    ck_assert(reachable[WITNESS]);
+    struct arbiter_view voters;
+    health_arbiter(b, &voters);
+    ck_assert(voters.reachable[WITNESS]);
 }
 END_TEST
 

@@ -257,7 +257,7 @@ START_TEST(test_alarms)
     s.pair.auto_takeover = false;
     ck_assert(alarmed(&s, "auto_takeover_off"));
     s = fixture_status();
-    s.voter_reachable[WITNESS] = false;
+    s.arbiter.reachable[WITNESS] = false;
     ck_assert(alarmed(&s, "arbiter_unreachable"));
     s = fixture_status();
     s.pair.peer_wall_skew_ms = -61000;
