@@ -175,6 +175,15 @@ static void replication_epoch_over(void *ctx)
     leave(n);
 }
 
+static void replication_op_done(void *ctx, uint64_t op, bool ok, const char *text)
+{
+    struct node *n = ctx;
+    if (!enter(n))
+        return;
+    control_op_done(n->control, op, ok, text);
+    leave(n);
+}
+
 static void run_hook(struct node *n, const struct pair_effect *fx)
 {
     static const struct {
@@ -291,6 +300,15 @@ static void control_reload(void *ctx, uint64_t op)
     node_post(ctx, MAIL_RELOAD, &m);
 }
 
+static void control_rejoin(void *ctx, bool discard, uint64_t op)
+{
+    struct node *n = ctx;
+    if (!enter(n))
+        return;
+    replication_rejoin(n->replication, discard, op);
+    leave(n);
+}
+
 static bool may_deliver(void *ctx)
 {
     const struct node *n = ctx;
@@ -348,7 +366,8 @@ struct replication_hooks node_replication_hooks(struct node *n)
                                       .store = replication_store,
                                       .report = replication_report,
                                       .watermark = replication_watermark,
-                                      .epoch_over = replication_epoch_over};
+                                      .epoch_over = replication_epoch_over,
+                                      .op_done = replication_op_done};
 }
 
 struct health_hooks node_health_hooks(struct node *n)
@@ -365,7 +384,8 @@ struct control_hooks node_control_hooks(struct node *n)
                                   .queue = control_queue,
                                   .read = control_read,
                                   .destinations = control_destinations,
-                                  .reload = control_reload};
+                                  .reload = control_reload,
+                                  .rejoin = control_rejoin};
 }
 
 struct delivery_hooks node_delivery_hooks(struct node *n)

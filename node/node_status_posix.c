@@ -75,6 +75,18 @@ static void check_pair(struct node_status *s)
              c->ok ? "on" : "off: nobody takes over by itself (batonctl takeover on)");
 }
 
+/* What a store waits for is nothing that the roles know of. */
+static void check_rejoin(struct node_status *s)
+{
+    if (!s->replica.rejoin_waits)
+        return;
+    snprintf(s->pair.why, sizeof s->pair.why,
+             "this store was away for longer than `retention` and holds what the primary hasn't: "
+             "batonctl queue list shows it, batonctl rejoin --merge | --discard decides");
+    snprintf(check(s, "rejoin", false)->detail, sizeof s->checks->detail,
+             "waits for batonctl rejoin --merge | --discard");
+}
+
 static void check_disk(struct node_status *s, uint64_t free_bytes)
 {
     struct status_check *c = check(s, "disk", free_bytes >= s->config->queue.disk_reserve_bytes);
@@ -157,6 +169,7 @@ void node_status(void *node, struct node_status *out)
     out->events_dropped = events_dropped(n->events);
     check_threads(n, out, now);
     check_storage(out);
+    check_rejoin(out);
     check_pair(out);
     check_disk(out, r.disk_free_bytes);
 }

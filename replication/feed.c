@@ -130,11 +130,27 @@ static bool hello_fits(struct replica *r, struct slice payload, struct frame_hel
     return true;
 }
 
-static bool too_old(const struct replica *r, const struct frame_hello *h, struct pos shared)
+/* What it still holds as queued may be finished and forgotten here. Not while this node waits for
+ * that very store: then nothing was delivered without it. */
+static bool too_old(const struct replica *r, const struct frame_hello *h)
 {
-    bool own_rows = h->history.n && h->end.lsn > shared.lsn && !h->copying;
-    return own_rows && h->written_ms && r->cfg.retention_ms && r->wall_ms > h->written_ms &&
+    const struct primary *p = &r->p;
+    if (!h->history.n || h->copying || !h->written_ms || !r->cfg.retention_ms ||
+        (p->waiting && store_id_eq(&p->waits_for, &h->store)))
+        return false;
+    return r->wall_ms > h->written_ms &&
            (uint64_t)(r->wall_ms - h->written_ms) > r->cfg.retention_ms;
+}
+
+/* How such a store comes back: what it alone holds needs the operator's word; without that nothing
+ * of it counts. Never by catching up: what was purged here isn't told by any change. */
+static enum frame_plan plan_old(const struct frame_hello *h, struct pos shared)
+{
+    if (h->end.lsn <= shared.lsn && !h->unmerged)
+        return PLAN_COPY;
+    static const enum frame_plan by_order[] = {
+        [REJOIN_NONE] = PLAN_WAIT, [REJOIN_MERGE] = PLAN_UPLOAD_COPY, [REJOIN_DISCARD] = PLAN_COPY};
+    return by_order[h->rejoin];
 }
 
 static void on_hello(struct replica *r, struct slice payload)
@@ -146,11 +162,8 @@ static void on_hello(struct replica *r, struct slice payload)
         return;
     struct pos shared;
     enum frame_plan way = plan(r, &h, &shared);
-    if (too_old(r, &h, shared)) {
-        refuse(r, "its store was away for longer than `retention` and holds changes that this "
-                  "node hasn't: batonctl rejoin --merge | --discard there decides");
-        return;
-    }
+    if (too_old(r, &h))
+        way = plan_old(&h, shared);
     d->store = h.store;
     d->plan = (uint8_t)way;
     d->start = way == PLAN_ADOPT ? shared.lsn : way == PLAN_RESUME ? h.reached.lsn : 0;
@@ -173,12 +186,16 @@ static void on_hello(struct replica *r, struct slice payload)
     static const char *const names[] = {[PLAN_ADOPT] = "catches up",
                                         [PLAN_RESUME] = "goes on where it was cut off",
                                         [PLAN_COPY] = "gets a full copy",
-                                        [PLAN_UPLOAD_COPY] = "uploads, then gets a full copy"};
+                                        [PLAN_UPLOAD_COPY] = "uploads, then gets a full copy",
+                                        [PLAN_WAIT] = "was away for longer than `retention` and "
+                                                      "waits for batonctl rejoin there"};
     replica_log(r, true,
                 "the standby %s: ends at %u/%" PRIu64 ", shared %u/%" PRIu64
                 ", this node at %u/%" PRIu64,
                 names[way], (unsigned)h.end.epoch, h.end.lsn, (unsigned)shared.epoch, shared.lsn,
                 (unsigned)p->epoch, p->numbered);
+    if (way == PLAN_WAIT)
+        feed_lost(r, "the standby waits for its operator");
 }
 
 /* ---- acknowledgements ---- */

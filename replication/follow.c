@@ -69,7 +69,7 @@ void follow_lost(struct replica *r, const char *why)
 
 /* ---- the handshake ---- */
 
-static void send_hello(struct replica *r)
+static void send_hello(struct replica *r, bool unmerged)
 {
     struct follow *f = &r->f;
     assert(f->state == FOLLOW_SETTLE && !r->writes);
@@ -82,6 +82,8 @@ static void send_hello(struct replica *r)
                             .committed = r->meta.committed,
                             .copying = r->meta.copying,
                             .unfit = r->meta.unfit,
+                            .unmerged = unmerged,
+                            .rejoin = (uint8_t)r->order,
                             .written_ms = r->meta.written_ms,
                             .reached = r->reached,
                             .history = r->meta.history};
@@ -90,6 +92,14 @@ static void send_hello(struct replica *r)
     (void)ok;
     f->state = FOLLOW_HELLO;
     replica_send(r, f->link, FRAME_HELLO, NULL);
+}
+
+/* Earlier writes are through: the rest of what HELLO tells is asked for. */
+static void settle(struct replica *r)
+{
+    struct store_request q = {.type = SR_UNMERGED, .limit = 1};
+    assert(r->f.state == FOLLOW_SETTLE && !r->writes);
+    r->f.cookie = replica_store(r, &q);
 }
 
 void follow_link_up(struct replica *r, uint64_t link)
@@ -107,7 +117,7 @@ void follow_link_up(struct replica *r, uint64_t link)
     f->upload_sequence = 0;
     f->uploaded = f->copy_after = false;
     if (!r->writes)
-        send_hello(r);
+        settle(r);
 }
 
 static void send_ack(struct replica *r)
@@ -175,6 +185,56 @@ static void adopt(struct replica *r, const struct frame_welcome *w)
     r->f.cookie = write_store(r, &q);
 }
 
+/* ---- away for longer than `retention` (protocol 8) ---- */
+
+static void dial(struct replica *r)
+{
+    struct replica_effect fx = {.type = RX_DIAL};
+    r->f.dial_at_ns = 0;
+    replica_emit_fx(r, &fx);
+}
+
+static void wait_for_order(struct replica *r, struct pos shared)
+{
+    r->waits = true;
+    r->order = REJOIN_NONE; /* given to another primary, or of a store that has changed since */
+    r->waits_shared = shared;
+    replica_log(r, false,
+                "this store was away for longer than `retention` and holds what the primary "
+                "hasn't: batonctl rejoin --merge | --discard decides");
+    follow_lost(r, "waits for the operator's word");
+    struct replica_effect fx = {.type = RX_HANG_UP};
+    replica_emit_fx(r, &fx);
+    r->f.dial_at_ns = r->now + WAIT_DIAL_NS;
+}
+
+void follow_tick(struct replica *r)
+{
+    if (r->f.dial_at_ns && r->now >= r->f.dial_at_ns)
+        dial(r);
+}
+
+void follow_rejoin(struct replica *r, bool discard, uint64_t op)
+{
+    struct replica_effect fx = {.type = RX_OP_DONE, .op = op};
+    fx.ok = r->role == FOLLOWS && r->waits;
+    if (!fx.ok) {
+        snprintf(fx.text, sizeof fx.text,
+                 "this store doesn't wait for a decision; batonctl status tells what it does");
+        replica_emit_fx(r, &fx);
+        return;
+    }
+    r->order = discard ? REJOIN_DISCARD : REJOIN_MERGE;
+    replica_log(r, true, "the operator's word: %s", discard ? "discard" : "merge");
+    snprintf(fx.text, sizeof fx.text,
+             discard ? "nothing of this store is merged; it gets a full copy from the primary"
+                     : "what only this store has is merged; then it gets a full copy");
+    replica_emit_fx(r, &fx);
+    follow_lost(r, "the operator has decided");
+    if (r->f.state == FOLLOW_DIAL)
+        dial(r);
+}
+
 static void on_welcome(struct replica *r, struct slice payload)
 {
     struct follow *f = &r->f;
@@ -195,6 +255,11 @@ static void on_welcome(struct replica *r, struct slice payload)
         return;
     }
     f->primary_last = w.last;
+    if (w.plan == PLAN_WAIT) {
+        wait_for_order(r, w.shared);
+        return;
+    }
+    r->waits = false;
     f->copy_after = w.plan == PLAN_UPLOAD_COPY;
     f->state = FOLLOW_ADOPT;
     if (w.plan == PLAN_RESUME) {
@@ -327,6 +392,10 @@ static void on_unmerged_rows(struct replica *r, struct store_reply *reply)
 {
     struct follow *f = &r->f;
     f->cookie = 0;
+    if (f->state == FOLLOW_SETTLE) {
+        send_hello(r, reply->err || reply->n_rows);
+        return;
+    }
     if (reply->err) {
         replica_log(r, false, "what is unmerged can't be read (error %d)", reply->err);
         follow_lost(r, "the store can't be read");
@@ -458,6 +527,8 @@ bool follow_reply(struct replica *r, struct store_reply *reply)
         break;
     case SR_ADOPT:
     case SR_WIPE:
+        if (reply->type == SR_WIPE && !reply->err)
+            r->order = REJOIN_NONE; /* carried out; asked again if this process ends before */
         r->reached = (struct pos){0, 0};
         r->writes--;
         if (current)
@@ -479,8 +550,8 @@ bool follow_reply(struct replica *r, struct store_reply *reply)
     default:
         return false;
     }
-    if (r->role == FOLLOWS && f->state == FOLLOW_SETTLE && !r->writes)
-        send_hello(r);
+    if (r->role == FOLLOWS && f->state == FOLLOW_SETTLE && !r->writes && !f->cookie)
+        settle(r);
     return true;
 }
 

@@ -47,8 +47,9 @@ bool hello_encode(struct buf *b, const struct frame_hello *h)
     return put_version(b, h->version) && wire_put_bytes(b, h->cluster) && wire_put_u8(b, h->node) &&
            wire_put_u32(b, h->epoch) && wire_put_raw(b, h->store.b, STORE_ID_BYTES) &&
            put_pos(b, h->end) && put_pos(b, h->committed) && wire_put_u8(b, h->copying) &&
-           wire_put_u8(b, h->unfit) && wire_put_u64(b, (uint64_t)h->written_ms) &&
-           put_pos(b, h->reached) && history_encode(b, &h->history);
+           wire_put_u8(b, h->unfit) && wire_put_u8(b, h->unmerged) && wire_put_u8(b, h->rejoin) &&
+           wire_put_u64(b, (uint64_t)h->written_ms) && put_pos(b, h->reached) &&
+           history_encode(b, &h->history);
 }
 
 bool hello_decode(struct slice s, struct frame_hello *h)
@@ -65,9 +66,11 @@ bool hello_decode(struct slice s, struct frame_hello *h)
     h->committed = get_pos(&r);
     h->copying = get_flag(&r);
     h->unfit = get_flag(&r);
+    h->unmerged = get_flag(&r);
+    h->rejoin = wire_get_u8(&r);
     h->written_ms = (int64_t)wire_get_u64(&r);
     h->reached = get_pos(&r);
-    return history_decode(&r, &h->history) && wire_done(&r);
+    return history_decode(&r, &h->history) && wire_done(&r) && h->rejoin <= REJOIN_DISCARD;
 }
 
 bool welcome_encode(struct buf *b, const struct frame_welcome *w)
@@ -90,7 +93,7 @@ bool welcome_decode(struct slice s, struct frame_welcome *w)
     w->known = get_pos(&r);
     w->last = wire_get_u64(&r);
     return history_decode(&r, &w->history) && wire_done(&r) && w->plan >= PLAN_ADOPT &&
-           w->plan <= PLAN_UPLOAD_COPY;
+           w->plan <= PLAN_WAIT;
 }
 
 bool ack_encode(struct buf *b, const struct frame_ack *a)

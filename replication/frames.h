@@ -17,17 +17,23 @@ struct frame_hello {
     struct store_id store;
     struct pos end, committed;
     bool copying, unfit;
+    bool unmerged;  /* rows of an earlier meeting are still to be merged */
+    uint8_t rejoin; /* enum rejoin_order */
     int64_t written_ms;
     /* Place reached in an unfinished catch-up or copy and the epoch it was read in; 0: none. */
     struct pos reached;
     struct history history;
 };
 
+/* The operator's word about a store that was away for longer than `retention` (section 8). */
+enum rejoin_order { REJOIN_NONE = 0, REJOIN_MERGE = 1, REJOIN_DISCARD = 2 };
+
 enum frame_plan {
     PLAN_ADOPT = 1, /* adopt the history at `shared`, upload what is unmerged, follow from there */
     PLAN_RESUME,    /* adopted already: go on from `reached` */
     PLAN_COPY,      /* nothing here counts: a new store id, everything from the start */
     PLAN_UPLOAD_COPY, /* adopt and upload first, then come back for a copy */
+    PLAN_WAIT, /* away for too long: nothing happens before the operator's word; the link closes */
 };
 struct frame_welcome {
     uint16_t version;

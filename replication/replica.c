@@ -111,6 +111,8 @@ static void promote(struct replica *r, const struct pair_effect *fx)
     r->role = PROMOTING;
     r->reached = (struct pos){0, 0};
     r->follow_later = false;
+    r->waits = false;
+    r->order = REJOIN_NONE;
     r->promote_paired = fx->mode == PAIR_PAIRED;
     r->promote_waits_for = fx->record.store[1 - r->cfg.self];
     r->p.epoch = fx->epoch;
@@ -289,6 +291,8 @@ static void on_frame(struct replica *r, const struct replica_event *ev)
 
 static void on_tick(struct replica *r)
 {
+    if (r->role == FOLLOWS)
+        follow_tick(r);
     if (r->role != PRIMARY)
         return;
     commit_tick(r);
@@ -359,6 +363,9 @@ void replica_step(struct replica *r, const struct replica_event *ev, uint64_t no
     case RE_TICK:
         on_tick(r);
         break;
+    case RE_REJOIN:
+        follow_rejoin(r, ev->flag, ev->op);
+        break;
     }
     assert_replica(r);
 }
@@ -412,7 +419,12 @@ static void view_follower(const struct replica *r, struct replica_view *out)
     out->follower = r->meta.id;
     uint64_t at = r->reached.lsn > out->own_lsn ? r->reached.lsn : out->own_lsn;
     out->lag_changes = f->primary_last > at ? f->primary_last - at : 0;
-    if (out->attached && r->reached.lsn)
+    out->rejoin_waits = r->waits;
+    out->shared_lsn = r->waits_shared.lsn;
+    if (r->waits && !r->order)
+        snprintf(out->progress, sizeof out->progress,
+                 "away for longer than `retention`: batonctl rejoin --merge | --discard");
+    else if (out->attached && r->reached.lsn)
         snprintf(out->progress, sizeof out->progress, "%s: at %llu of %llu changes",
                  r->meta.copying ? "full copy" : "catching up", (unsigned long long)at,
                  (unsigned long long)f->primary_last);

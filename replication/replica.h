@@ -33,6 +33,8 @@ enum replica_event_type {
     RE_FRAME,       /* one frame, type and payload, from `link` */
     RE_DRAINED_OUT, /* `link` has handed all to the kernel: the feed may go on (back-pressure) */
     RE_TICK,        /* every 50 ms or so */
+    RE_REJOIN,      /* the operator's word about a store that was away for too long. flag: discard;
+                       answered by RX_OP_DONE with op */
 };
 struct replica_event {
     enum replica_event_type type;
@@ -44,6 +46,8 @@ struct replica_event {
     bool outgoing;
     uint8_t frame;
     struct slice payload;
+    bool flag;
+    uint64_t op;
 };
 
 enum replica_effect_type {
@@ -56,6 +60,7 @@ enum replica_effect_type {
     RX_WATERMARK,  /* epoch, committed, settled (protocol 4.3, 4.5) */
     RX_EPOCH_OVER, /* the epoch has ended here: whatever waits in it stays undecided */
     RX_REPORT,     /* an event for the pair core */
+    RX_OP_DONE,    /* op, ok, text: the answer to an operator */
     RX_LOG,        /* text, for the log; ok = false: warning */
 };
 struct replica_effect {
@@ -69,6 +74,7 @@ struct replica_effect {
     uint32_t epoch;
     uint64_t committed, settled;
     struct pair_event report;
+    uint64_t op;
     bool ok;
     char text[200];
 };
@@ -94,6 +100,8 @@ enum { REPLICATION_VERSION = 1, FRAME_MAX = 16 << 20 };
 
 struct replica_view { /* for status */
     bool attached, caught_up, waiting;
+    bool rejoin_waits;   /* away for too long: batonctl rejoin --merge | --discard */
+    uint64_t shared_lsn; /* then: what it shares with the primary ends here */
     uint64_t own_lsn, committed, standby_received, standby_durable;
     uint64_t lag_changes, lag_ns;
     struct store_id follower;

@@ -12,6 +12,7 @@
 enum {
     WINDOW_BYTES = 8 << 20, /* of batches sent and not yet applied: bounds the follower's memory */
     UPLOAD_BYTES = 512 << 10,
+    WAIT_DIAL_NS = 1000000000,     /* asks the primary again while the operator hasn't decided */
     COMMITTED_EVERY_NS = 20000000, /* bounded delay of a committed lsn that no batch carries */
 };
 
@@ -98,8 +99,9 @@ struct follow {
     uint64_t upload_sequence;
     struct shared *uploading; /* (class, row)s on their way: unmarked when MERGED */
     uint32_t uploading_rows;
-    bool uploaded;   /* nothing unmerged is left */
-    bool copy_after; /* PLAN_UPLOAD_COPY */
+    bool uploaded;       /* nothing unmerged is left */
+    bool copy_after;     /* PLAN_UPLOAD_COPY */
+    uint64_t dial_at_ns; /* hung up until then, waiting for the operator; 0: not */
 };
 
 /* A batch on its way into the follower's store; replies come in the same order. */
@@ -127,6 +129,9 @@ struct replica {
     struct primary p;
     struct follow f;
     struct pos reached; /* follower: see frame_hello */
+    bool waits;         /* follower: away for too long, the operator has to decide */
+    struct pos waits_shared;
+    enum rejoin_order order;
     struct pending *pending;
     size_t n_pending, cap_pending, head_pending;
     unsigned writes; /* follower: requests under way that change the store, of any session */
@@ -172,6 +177,8 @@ void follow_begin(struct replica *r, const struct record *record);
 void follow_stop(struct replica *r);
 void follow_link_up(struct replica *r, uint64_t link);
 void follow_lost(struct replica *r, const char *why);
+void follow_tick(struct replica *r);
+void follow_rejoin(struct replica *r, bool discard, uint64_t op);
 void follow_frame(struct replica *r, uint8_t type, struct slice payload);
 bool follow_reply(struct replica *r, struct store_reply *reply);
 #endif

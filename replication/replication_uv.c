@@ -278,6 +278,9 @@ static void carry_out(void *ctx, const struct replica_effect *fx)
     case RX_REPORT:
         r->hooks.report(r->hooks.ctx, &fx->report);
         break;
+    case RX_OP_DONE:
+        r->hooks.op_done(r->hooks.ctx, fx->op, fx->ok, fx->text);
+        break;
     case RX_LOG:
         if (may_log(r, fx->text))
             log_event(fx->ok ? LOG_INFO_ : LOG_WARN_, "replication", "%s", fx->text);
@@ -325,7 +328,7 @@ static void on_prepare(uv_prepare_t *h)
             link_flush(r->links[i]);
 }
 
-enum mail_type { MAIL_PAIR, MAIL_REPLY, MAIL_BATCH, MAIL_DURABLE, MAIL_STOP };
+enum mail_type { MAIL_PAIR, MAIL_REPLY, MAIL_BATCH, MAIL_DURABLE, MAIL_EVENT, MAIL_STOP };
 struct letter {
     struct mail mail;
     union {
@@ -333,6 +336,7 @@ struct letter {
         struct store_reply reply;
         struct own_batch batch;
         struct pos pos;
+        struct replica_event event; /* one without pointers */
     };
 };
 
@@ -372,6 +376,9 @@ static void on_mail(void *ctx, struct mail *m)
     case MAIL_DURABLE:
         ev = (struct replica_event){.type = RE_DURABLE, .pos = x->pos};
         step(r, &ev);
+        break;
+    case MAIL_EVENT:
+        step(r, &x->event);
         break;
     case MAIL_STOP:
         stop(r);
@@ -535,6 +542,13 @@ void replication_durable(struct replication *r, struct pos end)
 {
     struct letter *x = letter(MAIL_DURABLE, sizeof x->pos);
     x->pos = end;
+    mailbox_post(r->mailbox, &x->mail);
+}
+
+void replication_rejoin(struct replication *r, bool discard, uint64_t op)
+{
+    struct letter *x = letter(MAIL_EVENT, sizeof x->event);
+    x->event = (struct replica_event){.type = RE_REJOIN, .flag = discard, .op = op};
     mailbox_post(r->mailbox, &x->mail);
 }
 

@@ -18,6 +18,7 @@ struct replication_hooks {
     void (*watermark)(void *ctx, uint32_t epoch, uint64_t committed,
                       uint64_t settled); /* post to relay and health_set_lsn */
     void (*epoch_over)(void *ctx);
+    void (*op_done)(void *ctx, uint64_t op, bool ok, const char *text); /* to an operator */
 };
 
 struct replication *replication_start(const struct config *c, const uint8_t cluster_key[32],
@@ -30,6 +31,8 @@ void replication_reply(struct replication *r,
 void replication_batch(struct replication *r,
                        const struct own_batch *b); /* takes its own reference on b->rows */
 void replication_durable(struct replication *r, struct pos end);
+/* The operator's word about a store that was away for too long; answered by hooks.op_done. */
+void replication_rejoin(struct replication *r, bool discard, uint64_t op);
 void replication_view(const struct replication *r,
                       struct replica_view *out); /* last published, at most 100 ms old */
 bool replication_alive(const struct replication *r, uint64_t max_age_ns);

@@ -60,7 +60,7 @@ static const struct setting hook_rows[] = {
     {0}};
 
 static const struct setting queue_rows[] = {
-    MS("retention", queue.retention_ms, "7d", HOUR, 3650 * DAY),
+    MS("retention", queue.retention_ms, "7d", SECOND, 3650 * DAY),
     MS("quarantine", queue.quarantine_ms, "4h", SECOND, 365 * DAY),
     WORD("in_doubt", struct config, queue.in_doubt_hold, "resend", words_in_doubt,
          "\"resend\" (at least once) or \"hold\" (at most once)"),

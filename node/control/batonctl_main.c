@@ -19,7 +19,8 @@ enum option_bit {
     O_ID = 1 << 6,
     O_SELECTOR = 1 << 7, /* --domain --sender --campaign --state --older-than --all */
     O_FOLLOW = 1 << 8,
-    O_ABSENT = 1 << 9, /* any option: the verb isn't there anyway */
+    O_REJOIN = 1 << 10, /* --merge, --discard */
+    O_ABSENT = 1 << 9,  /* any option: the verb isn't there anyway */
 };
 
 struct verb {
@@ -60,8 +61,13 @@ static const struct verb verbs[] = {
     {"bootstrap", 0, 0, 0, false, verb_pair, "bootstrap",
      "First start with one node only: this node becomes primary without waiting for the other.\n"},
     {"start", 0, 0, O_ABSENT, true, verb_absent, "start --alone", "Not in this version.\n"},
-    {"rejoin", 0, 0, O_ABSENT, true, verb_absent, "rejoin --merge|--discard",
-     "Not in this version.\n"},
+    {"rejoin", 0, 0, O_REJOIN | O_YES, false, verb_rejoin, "rejoin --merge|--discard [--yes]",
+     "The word that a node waits for whose store was away for longer than `retention` and holds\n"
+     "what the primary hasn't (batonctl queue list there shows it).\n"
+     "  --merge    merge that into the primary's queue, then copy all from there. What was\n"
+     "             delivered meanwhile and is forgotten by now goes out again\n"
+     "  --discard  give it up; says how many messages that are, and asks\n"
+     "  --yes      don't ask\n"},
     {"verify", 0, 0, O_ABSENT, true, verb_absent, "verify", "Not in this version.\n"},
     {"queue list", 0, 0, O_ID | O_SELECTOR | O_LIMIT, false, verb_queue_list,
      "queue list [SELECTOR] [--limit N]",
@@ -148,6 +154,8 @@ enum {
     L_OLDER,
     L_ALL,
     L_FOLLOW,
+    L_MERGE,
+    L_DISCARD,
     L_OTHER
 };
 
@@ -172,8 +180,8 @@ static const struct option longopts[] = {
     {"all", no_argument, NULL, L_ALL},
     {"follow", no_argument, NULL, L_FOLLOW},
     {"alone", no_argument, NULL, L_OTHER},
-    {"merge", no_argument, NULL, L_OTHER},
-    {"discard", no_argument, NULL, L_OTHER},
+    {"merge", no_argument, NULL, L_MERGE},
+    {"discard", no_argument, NULL, L_DISCARD},
     {NULL, 0, NULL, 0},
 };
 
@@ -206,7 +214,8 @@ static bool take_option(struct cli *c, int o, unsigned *used, bool *want_help, b
                 {L_FOR, O_FOR},        {L_LIMIT, O_LIMIT},       {L_BY, O_BY},
                 {L_ID, O_ID},          {L_DOMAIN, O_SELECTOR},   {L_SENDER, O_SELECTOR},
                 {L_STATE, O_SELECTOR}, {L_CAMPAIGN, O_SELECTOR}, {L_OLDER, O_SELECTOR},
-                {L_ALL, O_SELECTOR},   {L_FOLLOW, O_FOLLOW},     {L_OTHER, O_ABSENT}};
+                {L_ALL, O_SELECTOR},   {L_FOLLOW, O_FOLLOW},     {L_OTHER, O_ABSENT},
+                {L_MERGE, O_REJOIN},   {L_DISCARD, O_REJOIN}};
     for (size_t i = 0; i < sizeof bits / sizeof *bits; i++)
         if (bits[i].o == o)
             *used |= bits[i].bit;
@@ -267,6 +276,12 @@ static bool take_option(struct cli *c, int o, unsigned *used, bool *want_help, b
         return true;
     case L_FOLLOW:
         c->follow = true;
+        return true;
+    case L_MERGE:
+        c->merge = true;
+        return true;
+    case L_DISCARD:
+        c->discard = true;
         return true;
     default:
         return o == L_OTHER; /* '?': getopt has said what is wrong */

@@ -48,6 +48,19 @@ int verb_takeover(const struct cli *c)
     return ask_and_say(c, r);
 }
 
+static bool answered_yes(const struct cli *c)
+{
+    char answer[16] = "";
+    if (c->yes)
+        return true;
+    fprintf(stderr, "Type \"yes\" to go on: ");
+    fflush(stderr);
+    if (fgets(answer, sizeof answer, stdin) && strncmp(answer, "yes\n", 4) == 0)
+        return true;
+    fprintf(stderr, "\nbatonctl %s: not confirmed, nothing was done\n", c->verb);
+    return false;
+}
+
 /* Says what a forced takeover may cost, from what this node knows; true: go on. */
 static bool confirmed(const struct cli *c)
 {
@@ -73,15 +86,35 @@ static bool confirmed(const struct cli *c)
             "that mail is lost\n",
             (long long)json_integer_value(json_object_get(peer, "lag_changes")));
     json_decref(s);
-    if (c->yes)
-        return true;
-    char answer[16] = "";
-    fprintf(stderr, "Make sure that the other node is off. Type \"yes\" to go on: ");
-    fflush(stderr);
-    if (fgets(answer, sizeof answer, stdin) && strncmp(answer, "yes\n", 4) == 0)
-        return true;
-    fprintf(stderr, "\nbatonctl failover: not confirmed, nothing was done\n");
-    return false;
+    if (!c->yes)
+        fprintf(stderr, "Make sure that the other node is off. ");
+    return answered_yes(c);
+}
+
+int verb_rejoin(const struct cli *c)
+{
+    if (c->merge == c->discard) {
+        fprintf(stderr, "usage: batonctl rejoin --merge | --discard [--yes]\n");
+        return EXIT_USAGE;
+    }
+    if (c->discard) {
+        int code;
+        json_t *r = cli_request(c, "rejoin");
+        json_object_set_new(r, "count", json_true());
+        json_t *told = cli_ask_one(c, r, &code);
+        if (!told)
+            return code;
+        fprintf(stderr,
+                "%lld unfinished message%s that the primary doesn't have will be given up.\n",
+                (long long)json_integer_value(json_object_get(told, "messages")),
+                json_integer_value(json_object_get(told, "messages")) == 1 ? "" : "s");
+        json_decref(told);
+        if (!answered_yes(c))
+            return EXIT_REFUSED;
+    }
+    json_t *r = cli_request(c, "rejoin");
+    json_object_set_new(r, "discard", json_boolean(c->discard));
+    return ask_and_say(c, r);
 }
 
 int verb_failover(const struct cli *c)

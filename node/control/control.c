@@ -18,6 +18,7 @@ static const struct {
     {"body", CONTROL_BODY},         {"summary", CONTROL_SUMMARY},
     {"select", CONTROL_SELECT},     {"destinations", CONTROL_DESTINATIONS},
     {"events", CONTROL_EVENTS},     {"reload", CONTROL_RELOAD},
+    {"rejoin", CONTROL_REJOIN},
 };
 static const char *const actions[] = {"hold", "release", "retry", "cancel"};
 static const char *const states[] = {"queued", "deferred", "held", "quarantined", "in-doubt"};
@@ -89,6 +90,8 @@ static bool parse_fields(const json_t *o, struct control_request *r, char *err, 
 {
     r->force = json_is_true(json_object_get(o, "force"));
     r->on = json_is_true(json_object_get(o, "on"));
+    r->discard = json_is_true(json_object_get(o, "discard"));
+    r->count = json_is_true(json_object_get(o, "count"));
     r->for_ms = number(o, "for_ms", 0);
     r->limit = number(o, "limit", CONTROL_LIMIT);
     r->timeout_ms = number(o, "timeout_ms", CONTROL_TIMEOUT_MS);

@@ -28,6 +28,7 @@ enum control_verb {
     CONTROL_DESTINATIONS,
     CONTROL_EVENTS, /* id or 0: follow */
     CONTROL_RELOAD,
+    CONTROL_REJOIN, /* discard; count: only tells what would be given up */
 };
 
 enum {
@@ -39,7 +40,7 @@ enum {
 
 struct control_request {
     enum control_verb verb;
-    bool force, on;
+    bool force, on, discard, count;
     uint64_t for_ms, id, limit, timeout_ms;
     enum select_action action;
     struct selector selector; /* strings owned */

@@ -126,6 +126,30 @@ static void begin_summary(struct client *cl)
     submit_read(cl, r);
 }
 
+static void begin_rejoin(struct client *cl)
+{
+    struct control *c = cl->control;
+    if (!cl->request.count) {
+        c->hooks.rejoin(c->hooks.ctx, cl->request.discard,
+                        control_wait(cl, cl->request.timeout_ms));
+        return;
+    }
+    struct node_status *s = xcalloc(1, sizeof *s);
+    c->hooks.status(c->hooks.ctx, s);
+    bool waits = s->replica.rejoin_waits;
+    uint64_t shared = s->replica.shared_lsn;
+    free(s);
+    if (!waits) {
+        control_finish(cl, false, "refused",
+                       "this store doesn't wait for a decision; batonctl status tells what it "
+                       "does");
+        return;
+    }
+    struct storage_read *r = new_read(cl, READ_ONLY_HERE, 4096);
+    r->id = shared;
+    submit_read(cl, r);
+}
+
 void control_answer_begin(struct client *cl)
 {
     const struct control_hooks *h = &cl->control->hooks;
@@ -166,6 +190,9 @@ void control_answer_begin(struct client *cl)
         break;
     case CONTROL_RELOAD:
         h->reload(h->ctx, control_wait(cl, cl->request.timeout_ms));
+        break;
+    case CONTROL_REJOIN:
+        begin_rejoin(cl);
         break;
     case CONTROL_EVENTS:
         if (!control_follow(cl))

@@ -24,6 +24,8 @@ struct control_hooks {
     void (*destinations)(void *ctx, uint64_t op);
     /* Reload: control_op_done() follows; its text lists what was taken and what needs a restart. */
     void (*reload)(void *ctx, uint64_t op);
+    /* The word about a store that was away for too long; control_op_done() follows. */
+    void (*rejoin)(void *ctx, bool discard, uint64_t op);
 };
 
 /* Binds c->control (mode 0660; a stale socket file is replaced, a live one is an error) and starts

@@ -17,7 +17,7 @@
 
 enum {
     RELEASE_MS = 1000,
-    PURGE_MS = 60000,
+    PURGE_MS = 60000,   /* at most; a short retention is looked after more often */
     OUTCOMES_MAX = 256, /* that share a transaction by waiting; more go at once */
 };
 
@@ -436,7 +436,9 @@ void queue_serve(struct queue *q, uint32_t epoch)
     q->committed = q->settled = 0;
     q->caught_up = false;
     uv_timer_start(&q->release_timer, on_release_timer, RELEASE_MS, RELEASE_MS);
-    uv_timer_start(&q->purge_timer, on_purge_timer, PURGE_MS, PURGE_MS);
+    uint64_t every = q->retention_ms / 8 < PURGE_MS ? q->retention_ms / 8 : PURGE_MS;
+    every = every < 1000 ? 1000 : every;
+    uv_timer_start(&q->purge_timer, on_purge_timer, every, every);
     scan(q);
 }
 

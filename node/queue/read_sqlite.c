@@ -238,6 +238,20 @@ static int read_next_due(struct store_sqlite *x, struct storage_read *r)
     return err;
 }
 
+static int read_only_here(struct store_sqlite *x, struct storage_read *r)
+{
+    sqlite3_stmt *st = sqlite_statement(x, ST_MESSAGE_ONLY_HERE);
+    if (!st)
+        return STORE_IO;
+    sqlite3_bind_int64(st, 1, (int64_t)r->id);
+    int rc = sqlite3_step(st), err = sqlite_error(rc);
+    if (rc == SQLITE_ROW &&
+        !buf_printf(&r->bytes, "{\"messages\":%lld}", (long long)sqlite3_column_int64(st, 0)))
+        err = STORE_FULL;
+    sqlite3_reset(st);
+    return err;
+}
+
 static int read_opstates(struct store_sqlite *x, struct storage_read *r)
 {
     sqlite3_stmt *st = sqlite_statement(x, ST_OPSTATE_PREFIX);
@@ -287,6 +301,9 @@ void store_sqlite_read(struct store *s, struct storage_read *r, int64_t now_ms)
         break;
     case READ_SUMMARY:
         r->err = sqlite_read_summary(x, r, now_ms);
+        break;
+    case READ_ONLY_HERE:
+        r->err = read_only_here(x, r);
         break;
     case READ_OPSTATES:
         r->err = read_opstates(x, r);

@@ -44,6 +44,9 @@ static const char *const text[STATEMENTS] = {
     [ST_MESSAGE_OLDEST] = "SELECT received_ms FROM message INDEXED BY message_live WHERE state=0 "
                           "ORDER BY id LIMIT 1",
 
+    [ST_MESSAGE_ONLY_HERE] = "SELECT count(*) FROM message WHERE state=0 AND born_lsn>?1 AND "
+                             "(lsn>?1 OR mark<>0)",
+
     [ST_RECIPIENT_INSERT] =
         "INSERT INTO recipient(" RECIPIENT_COLUMNS
         ")VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19)",

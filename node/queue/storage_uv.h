@@ -92,7 +92,9 @@ enum read_type {
     READ_SUMMARY, /* by = "domain" | "sender" | "campaign" | "state" | "age" -> JSON text in bytes:
                      an array of {<by>, recipients, queued, deferred, held, quarantined, in_doubt,
                      oldest_s}, most recipients first; at most `limit` (0: 1,000) */
-    READ_OPSTATES, /* all with key prefix `domain`: encoded opstate rows */
+    READ_ONLY_HERE, /* id = lsn up to which the other node has everything -> JSON text in bytes:
+                       {"messages": unfinished ones that were taken after it} */
+    READ_OPSTATES,  /* all with key prefix `domain`: encoded opstate rows */
 };
 struct queue_counts { /* messages, in disjoint states */
     uint64_t messages, queued, deferred, held, quarantined, in_doubt;

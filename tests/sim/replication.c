@@ -112,6 +112,8 @@ static void on_replica(void *ctx, const struct replica_effect *fx)
     case RX_REPORT:
         report(s, n, &fx->report);
         break;
+    case RX_OP_DONE:
+        break;
     case RX_LOG:
         TRACE(s, who, "replication: %s", fx->text);
         break;

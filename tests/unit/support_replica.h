@@ -28,7 +28,8 @@ struct world_node {
     uint64_t sequence; /* of message ids */
     /* what it was told */
     uint32_t epoch;
-    uint64_t committed, settled, epoch_overs, logs;
+    uint64_t committed, settled, epoch_overs, logs, op_answers;
+    bool op_ok;            /* the newest answer to an operator */
     struct pos remembered; /* by storage, for its next transaction */
     bool serving_waits;    /* the record (or a pending change) names the other */
     struct pair_event reports[WORLD_REPORTS];

@@ -542,9 +542,13 @@ START_TEST(test_falls_out_of_the_ring)
 }
 END_TEST
 
-START_TEST(test_away_for_longer_than_retention_is_refused)
+/* A comes back after eight days with a message of its own; B has gone on, delivered one that both
+ * had, and forgotten it. */
+static uint64_t away_for_eight_days(unsigned seed, uint64_t *finished)
 {
-    solo_with_follower(20, 0);
+    solo_with_follower(seed, 0);
+    *finished = add(A);
+    world_run(&w, 60);
     world_cut(&w);
     w.node[B].dialling = false;
     uint64_t alone = add(A);
@@ -552,15 +556,129 @@ START_TEST(test_away_for_longer_than_retention_is_refused)
     order(A, PX_STEP_DOWN);
     world_promote(&w, B, 1003, false);
     world_run(&w, 40);
+    world_deliver(&w, B, *finished);
+    world_run(&w, 40);
     w.now += 8ull * 86400 * 1000000000;
+    bool more;
+    struct store *b = w.node[B].store;
+    ck_assert_int_eq(b->ops->begin(b), 0);
+    ck_assert_int_eq(b->ops->purge(b, INT64_MAX, 100, &more), 0);
+    ck_assert_int_eq(b->ops->commit(b), 0);
+    ck_assert(!world_has(&w, B, *finished));
     add(B);
     world_run(&w, 40);
     world_follow(&w, A, 1003);
+    return alone;
+}
+
+static void rejoin(unsigned node, bool discard)
+{
+    struct replica_event ev = {.type = RE_REJOIN, .flag = discard, .op = 1};
+    replica_step(w.node[node].core, &ev, w.now, 0);
+}
+
+START_TEST(test_away_for_longer_than_retention_waits_for_the_operator)
+{
+    uint64_t finished, alone = away_for_eight_days(20, &finished);
     unsigned logs = (unsigned)w.node[A].logs;
-    world_run(&w, 100);
+    world_run(&w, 3000);
     ck_assert_uint_gt(w.node[A].logs, logs);
     ck_assert_uint_eq(world_count(&w, B, PE_ATTACHED), 0);
     ck_assert(world_has(&w, A, alone) && !world_has(&w, B, alone));
+    struct replica_view v;
+    replica_view(w.node[A].core, w.now, &v);
+    ck_assert(v.rejoin_waits && v.progress[0]);
+    /* A restart forgets nothing: it waits again. */
+    world_crash(&w, A);
+    world_start(&w, A);
+    rejoin(A, false);
+    ck_assert(!w.node[A].op_ok); /* it doesn't know yet that it has to wait */
+    world_follow(&w, A, 1003);
+    world_run(&w, 1500);
+    replica_view(w.node[A].core, w.now, &v);
+    ck_assert(v.rejoin_waits);
+    world_free(&w);
+}
+END_TEST
+
+START_TEST(test_rejoin_merge_brings_what_only_it_has)
+{
+    uint64_t finished, alone = away_for_eight_days(30, &finished);
+    struct store_id before = world_store_id(&w, A);
+    world_run(&w, 200);
+    rejoin(A, false);
+    ck_assert(w.node[A].op_ok);
+    world_run(&w, 2000);
+    struct store_id after = world_store_id(&w, A);
+    ck_assert(!store_id_eq(&before, &after));
+    ck_assert(world_has(&w, B, alone));
+    ck_assert(!world_has(&w, A, finished)); /* never again: it was delivered and forgotten */
+    ck_assert(world_equal(&w));
+    struct replica_view v;
+    replica_view(w.node[A].core, w.now, &v);
+    ck_assert(!v.rejoin_waits);
+    world_free(&w);
+}
+END_TEST
+
+START_TEST(test_rejoin_discard_merges_nothing)
+{
+    uint64_t finished, alone = away_for_eight_days(31, &finished);
+    struct store_id before = world_store_id(&w, A);
+    world_run(&w, 200);
+    rejoin(A, true);
+    world_run(&w, 2000);
+    struct store_id after = world_store_id(&w, A);
+    ck_assert(!store_id_eq(&before, &after));
+    ck_assert(!world_has(&w, B, alone) && !world_has(&w, A, alone));
+    ck_assert(world_equal(&w));
+    world_free(&w);
+}
+END_TEST
+
+/* A link that breaks in the middle of it doesn't turn the rest into an ordinary catch-up, which
+ * would never hear of what was purged. */
+START_TEST(test_rejoin_survives_a_broken_link)
+{
+    for (unsigned frames = 1; frames < 12; frames++) {
+        uint64_t finished, alone = away_for_eight_days(40 + frames, &finished);
+        world_run(&w, 200);
+        rejoin(A, false);
+        uint64_t before = w.frames[A] + w.frames[B];
+        for (unsigned i = 0; i < 100000 && w.frames[A] + w.frames[B] < before + frames; i++)
+            if (!world_step(&w))
+                world_run(&w, 20);
+        world_cut(&w);
+        world_run(&w, 3000);
+        ck_assert(world_has(&w, B, alone));
+        ck_assert(!world_has(&w, A, finished));
+        ck_assert(world_equal(&w));
+        world_free(&w);
+    }
+}
+END_TEST
+
+/* Nothing of its own, but away for too long: a copy, by itself. */
+START_TEST(test_away_for_too_long_without_changes_gets_a_copy)
+{
+    solo_with_follower(21, 0);
+    uint64_t finished = add(A);
+    world_run(&w, 60);
+    world_crash(&w, B);
+    world_deliver(&w, A, finished);
+    world_run(&w, 40);
+    w.now += 8ull * 86400 * 1000000000;
+    bool more;
+    struct store *a = w.node[A].store;
+    ck_assert_int_eq(a->ops->begin(a), 0);
+    ck_assert_int_eq(a->ops->purge(a, INT64_MAX, 100, &more), 0);
+    ck_assert_int_eq(a->ops->commit(a), 0);
+    add(A);
+    world_start(&w, B);
+    world_follow(&w, B, 2);
+    world_run(&w, 2000);
+    ck_assert(!world_has(&w, B, finished));
+    ck_assert(world_equal(&w));
     world_free(&w);
 }
 END_TEST
@@ -653,7 +771,11 @@ int main(void)
     tcase_add_test(t, test_promotion_ends_acknowledging);
     tcase_add_test(t, test_lost_data_gets_a_full_copy);
     tcase_add_test(t, test_falls_out_of_the_ring);
-    tcase_add_test(t, test_away_for_longer_than_retention_is_refused);
+    tcase_add_test(t, test_away_for_longer_than_retention_waits_for_the_operator);
+    tcase_add_test(t, test_rejoin_merge_brings_what_only_it_has);
+    tcase_add_test(t, test_rejoin_discard_merges_nothing);
+    tcase_add_test(t, test_rejoin_survives_a_broken_link);
+    tcase_add_test(t, test_away_for_too_long_without_changes_gets_a_copy);
     tcase_add_test(t, test_strangers_are_refused_with_a_line);
     tcase_add_test(t, test_garbage_closes_the_link);
     suite_add_tcase(s, t);
