@@ -1,5 +1,5 @@
 /* Inside of the pair core: the facts that events leave behind (pair.c), which the table of roles
- * (roles.c) reads. Included by these two only. Core. */
+ * (roles*.c) reads. Included by these only. Core. */
 #ifndef BATON_HEALTH_PAIR_STATE_H
 #define BATON_HEALTH_PAIR_STATE_H
 
@@ -143,4 +143,9 @@ void pair_op_done(struct pair *p, bool ok, const char *fmt, ...)
 uint64_t pair_lease_length(const struct pair *p); /* the shorter of both nodes' settings */
 uint64_t pair_lease_end(const struct pair *p);    /* from acknowledgements; 0: none */
 void pair_publish_lease(struct pair *p);
+
+/* pair_lease.c, for the events of pair.c */
+void pair_on_heartbeat(struct pair *p, const struct pair_event *ev);
+void pair_lease_gap(struct pair *p); /* the lease ran out: what holds it begins anew */
+void pair_want_handover(struct pair *p);
 #endif
