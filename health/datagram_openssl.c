@@ -5,6 +5,7 @@
 
 #include "node/base/crypto_openssl.h"
 #include "node/base/log.h"
+#include "node/base/protocol.h"
 
 void datagram_seal_init(struct datagram_seal *s, unsigned self, char *cluster,
                         const uint8_t cluster_key[32])
@@ -12,6 +13,7 @@ void datagram_seal_init(struct datagram_seal *s, unsigned self, char *cluster,
     *s = (struct datagram_seal){.self = self, .cluster = cluster};
     char label[32];
     for (unsigned v = 0; v < VOTERS; v++) {
+        s->version[v] = PROTOCOL_OLDEST; /* until it says that it reads a newer one */
         if (v == self)
             continue;
         crypto_derive(cluster_key, datagram_key_label(label, self, v), s->out[v]);
@@ -32,8 +34,8 @@ void datagram_seal_payload(const struct datagram_seal *s, struct buf *b, enum da
                            unsigned to, struct slice payload)
 {
     assert(b->len == 0);
-    bool fits =
-        datagram_begin(b, kind, s->self, to, slice_str(s->cluster)) && buf_append_slice(b, payload);
+    bool fits = datagram_begin(b, s->version[to], kind, s->self, to, slice_str(s->cluster)) &&
+                buf_append_slice(b, payload);
     assert(fits);
     (void)fits;
     close_datagram(s, b, to);
@@ -43,15 +45,15 @@ void datagram_seal_register(const struct datagram_seal *s, struct buf *b, unsign
                             const struct register_msg *m)
 {
     assert(b->len == 0);
-    bool fits = datagram_begin(b, DATAGRAM_REGISTER, s->self, to, slice_str(s->cluster)) &&
-                register_msg_encode(b, m);
+    bool fits =
+        datagram_begin(b, s->version[to], DATAGRAM_REGISTER, s->self, to, slice_str(s->cluster)) &&
+        register_msg_encode(b, m);
     assert(fits);
     (void)fits;
     close_datagram(s, b, to);
 }
 
-bool datagram_open(const struct datagram_seal *s, const struct datagram *d,
-                   enum datagram_refusal *why)
+bool datagram_open(struct datagram_seal *s, const struct datagram *d, enum datagram_refusal *why)
 {
     if (!slice_eq(d->cluster, slice_str(s->cluster))) {
         *why = REFUSED_CLUSTER;
@@ -64,7 +66,10 @@ bool datagram_open(const struct datagram_seal *s, const struct datagram *d,
     uint8_t mac[DATAGRAM_MAC_BYTES];
     crypto_hmac_sha256(s->in[d->from], d->covered, mac);
     *why = REFUSED_KEY;
-    return crypto_equal(mac, d->mac, sizeof mac);
+    if (!crypto_equal(mac, d->mac, sizeof mac))
+        return false;
+    s->version[d->from] = protocol_common(d->speaks);
+    return true;
 }
 
 void datagram_refused(struct datagram_refused *r, enum datagram_refusal why, const char *source,
@@ -75,7 +80,8 @@ void datagram_refused(struct datagram_refused *r, enum datagram_refusal why, con
     } line[REFUSALS] = {
         [REFUSED_NOISE] = {"health.noise", "not a datagram of ours"},
         [REFUSED_VERSION] = {"health.other_version",
-                             "it speaks another version; install the same version on all machines"},
+                             "it speaks a version too far from this one; upgrade one "
+                             "release after the other"},
         [REFUSED_CLUSTER] = {"health.other_cluster",
                              "it belongs to another cluster; make `cluster` the same in both files "
                              "of a pair and in the witness's `clusters`, and addresses and ports "

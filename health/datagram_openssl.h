@@ -19,6 +19,7 @@ struct datagram_seal {
     unsigned self;
     char *cluster; /* borrowed */
     uint8_t out[VOTERS][32], in[VOTERS][32];
+    unsigned version[VOTERS]; /* to write in, to each: the newest that both have shown to read */
 };
 void datagram_seal_init(struct datagram_seal *s, unsigned self, char *cluster,
                         const uint8_t cluster_key[32]);
@@ -30,9 +31,9 @@ void datagram_seal_register(const struct datagram_seal *s, struct buf *b, unsign
 void datagram_seal_payload(const struct datagram_seal *s, struct buf *b, enum datagram_kind kind,
                            unsigned to, struct slice payload);
 
-/* Is this datagram, parsed already, from one who holds the key, and for us? */
-bool datagram_open(const struct datagram_seal *s, const struct datagram *d,
-                   enum datagram_refusal *why);
+/* Is this datagram, parsed already, from one who holds the key, and for us? Then what its sender
+ * reads is remembered. */
+bool datagram_open(struct datagram_seal *s, const struct datagram *d, enum datagram_refusal *why);
 
 struct datagram_refused { /* counts, and when the last line was written */
     uint64_t count[REFUSALS], logged_ns[REFUSALS];

@@ -3,17 +3,15 @@
 
 #include <assert.h>
 
-enum { HEARTBEAT_FORMAT = 1 };
 enum { HB_SERVING = 1, HB_FIT = 2, HB_LEAVING = 4, HB_VIRGIN = 8, HB_FLAGS = 15 };
 
 bool heartbeat_encode(struct buf *b, const struct heartbeat *h)
 {
     uint8_t flags = (uint8_t)((h->serving ? HB_SERVING : 0) | (h->fit ? HB_FIT : 0) |
                               (h->leaving ? HB_LEAVING : 0) | (h->virgin ? HB_VIRGIN : 0));
-    return wire_put_u8(b, HEARTBEAT_FORMAT) && wire_put_u64(b, h->boot_counter) &&
-           wire_put_u64(b, h->boot_random) && wire_put_u64(b, h->seq) &&
-           wire_put_u32(b, h->epoch) && wire_put_u8(b, h->role) && wire_put_u8(b, h->mode) &&
-           wire_put_u8(b, flags) && wire_put_u64(b, h->own_lsn) &&
+    return wire_put_u64(b, h->boot_counter) && wire_put_u64(b, h->boot_random) &&
+           wire_put_u64(b, h->seq) && wire_put_u32(b, h->epoch) && wire_put_u8(b, h->role) &&
+           wire_put_u8(b, h->mode) && wire_put_u8(b, flags) && wire_put_u64(b, h->own_lsn) &&
            wire_put_u64(b, h->committed_lsn) && wire_put_raw(b, h->store.b, STORE_ID_BYTES) &&
            wire_put_u64(b, h->lease_ns) && wire_put_u64(b, (uint64_t)h->wall_ms) &&
            wire_put_u64(b, h->echo_boot_random) && wire_put_u64(b, h->echo_seq) &&
@@ -25,8 +23,6 @@ bool heartbeat_encode(struct buf *b, const struct heartbeat *h)
 bool heartbeat_decode(struct wire_reader *r, struct heartbeat *out)
 {
     *out = (struct heartbeat){0};
-    if (wire_get_u8(r) != HEARTBEAT_FORMAT)
-        r->bad = true;
     out->boot_counter = wire_get_u64(r);
     out->boot_random = wire_get_u64(r);
     out->seq = wire_get_u64(r);

@@ -1,14 +1,16 @@
 /* Encodings of the register's messages and of the voter's durable row (protocol 5). Core. */
 #include "health/register.h"
 
-enum { VOTER_FORMAT = 1, VOTER_ROW_BYTES_MAX = 512 };
+#include "node/base/protocol.h"
+
+enum { VOTER_ROW_BYTES_MAX = 512 };
 enum { MSG_VOTING = 1, MSG_VIRGIN = 2, MSG_FLAGS = 3 };
 
 bool voter_state_encode(struct buf *b, const struct voter_state *v)
 {
-    return wire_put_u8(b, VOTER_FORMAT) && wire_put_u64(b, v->voter_id) &&
-           wire_put_u8(b, v->voting) && ballot_encode(b, v->promised) &&
-           ballot_encode(b, v->accepted) && record_encode(b, &v->record);
+    return wire_put_u8(b, PROTOCOL) && wire_put_u64(b, v->voter_id) && wire_put_u8(b, v->voting) &&
+           ballot_encode(b, v->promised) && ballot_encode(b, v->accepted) &&
+           record_encode(b, &v->record);
 }
 
 bool voter_state_decode(struct slice s, struct voter_state *out)
@@ -25,7 +27,7 @@ bool voter_state_decode(struct slice s, struct voter_state *out)
     out->accepted = ballot_decode(&r);
     record_decode(&r, &out->record);
     /* A voter begins to vote by taking over a record, and promises at least what it accepts. */
-    return wire_done(&r) && format == VOTER_FORMAT && voting <= 1 &&
+    return wire_done(&r) && protocol_reads(format) && voting <= 1 &&
            out->voting == (out->record.version > 0) &&
            ballot_cmp(out->promised, out->accepted) >= 0;
 }

@@ -11,8 +11,9 @@
 #include <unistd.h>
 
 #include "node/base/crypto_openssl.h"
+#include "node/base/protocol.h"
 
-enum { ROW_FORMAT = 1, ROW_BYTES_MAX = 1024, SUM_BYTES = 32, CLUSTER_BYTES_MAX = 255 };
+enum { ROW_BYTES_MAX = 1024, SUM_BYTES = 32, CLUSTER_BYTES_MAX = 255 };
 static const char row_magic[4] = {'B', 'T', 'N', 'V'};
 static const char boot_magic[4] = {'B', 'T', 'N', 'B'};
 
@@ -97,11 +98,11 @@ static enum voter_file parse(const char *path, const char *cluster, struct slice
 {
     if (!checked(&s) || s.n < 5 || memcmp(s.p, row_magic, 4) != 0)
         return VOTER_FILE_DAMAGED;
-    if (s.p[4] != ROW_FORMAT) {
+    if (!protocol_reads(s.p[4])) {
         snprintf(err, n,
-                 "%s: written by another version (format %u, this program knows %u); "
+                 "%s: written by another version (format %u, this program reads %d to %d); "
                  "install that version again",
-                 path, s.p[4], ROW_FORMAT);
+                 path, s.p[4], (int)PROTOCOL_OLDEST, (int)PROTOCOL);
         return VOTER_FILE_FOREIGN;
     }
     struct wire_reader r = wire_read(slice_of(s.p + 5, s.n - 5));
@@ -151,7 +152,7 @@ bool voter_file_store(const char *path, const char *cluster, const struct voter_
 {
     struct buf b;
     buf_init(&b, ROW_BYTES_MAX);
-    bool ok = wire_put_raw(&b, row_magic, 4) && wire_put_u8(&b, ROW_FORMAT) &&
+    bool ok = wire_put_raw(&b, row_magic, 4) && wire_put_u8(&b, PROTOCOL) &&
               wire_put_bytes(&b, slice_str(cluster)) && voter_state_encode(&b, state) && seal(&b);
     if (!ok)
         snprintf(err, n, "%s: the cluster's name is too long", path);

@@ -15,6 +15,7 @@
 #include <stdio.h>
 
 #include "node/base/mutant.h"
+#include "node/base/protocol.h"
 #include "replication/replica_state.h"
 
 void feed_link_up(struct replica *r, uint64_t link)
@@ -95,22 +96,33 @@ static enum frame_plan plan(const struct replica *r, const struct frame_hello *h
     return shared->epoch ? PLAN_ADOPT : PLAN_UPLOAD_COPY;
 }
 
-static bool hello_fits(struct replica *r, struct slice payload, struct frame_hello *h)
+static void refuse_version(struct replica *r, unsigned speaks)
 {
     char text[REFUSAL_MAX];
+    snprintf(text, sizeof text,
+             "it speaks version %u of the replication protocol, this node versions %d to %d: "
+             "upgrade one release after the other, the standby first",
+             speaks, (int)PROTOCOL_OLDEST, (int)PROTOCOL);
+    refuse(r, text);
+}
+
+static bool hello_fits(struct replica *r, struct slice payload, struct frame_hello *h)
+{
     if (!hello_decode(payload, h)) {
-        if (h->version && h->version != REPLICATION_VERSION) {
-            snprintf(text, sizeof text,
-                     "it speaks version %u of the replication protocol, this node version %u: "
-                     "install the same release of baton on both",
-                     (unsigned)h->version, (unsigned)REPLICATION_VERSION);
-            refuse(r, text);
+        if (h->version && !protocol_reads(h->version)) {
+            refuse_version(r, h->speaks);
         } else {
             feed_lost(r, "malformed HELLO");
         }
         return false;
     }
+    r->p.feed.version = (uint16_t)protocol_common(h->speaks);
+    if (!r->p.feed.version) {
+        refuse_version(r, h->speaks);
+        return false;
+    }
     if (!slice_eq(h->cluster, slice_str(r->cluster))) {
+        char text[REFUSAL_MAX];
         snprintf(text, sizeof text,
                  "it belongs to another cluster than \"%s\": cluster, nodes and key_file must "
                  "belong together in both configurations",
@@ -171,7 +183,8 @@ static void on_hello(struct replica *r, struct slice payload)
     struct pos known = {p->epoch, p->committed};
     if (p->known.epoch == h.end.epoch)
         known = p->known;
-    struct frame_welcome w = {.version = REPLICATION_VERSION,
+    struct frame_welcome w = {.version = d->version,
+                              .speaks = PROTOCOL,
                               .node = (uint8_t)r->cfg.self,
                               .epoch = p->epoch,
                               .plan = (uint8_t)way,
@@ -314,6 +327,17 @@ static void send_batch(struct replica *r, struct batch *x, struct shared *rest)
     x->committed = (struct pos){r->p.epoch, r->p.committed};
     if (rest)
         x->rows = slice_of(rest->data, rest->n);
+    struct buf older;
+    buf_init(&older, FRAME_MAX);
+    if (d->version != PROTOCOL) { /* a standby that isn't upgraded yet */
+        if (!rows_recode(&older, x->rows, false, d->version)) {
+            buf_free(&older);
+            feed_lost(r, "rows that its release can't hold");
+            return;
+        }
+        x->rows = buf_slice(&older);
+        rest = NULL;
+    }
     bool ok = batch_encode_head(&r->out, x) && (rest || buf_append_slice(&r->out, x->rows));
     assert(ok);
     (void)ok;
@@ -321,6 +345,7 @@ static void send_batch(struct replica *r, struct batch *x, struct shared *rest)
     d->committed_sent = r->p.committed;
     r->p.committed_told_ns = r->now;
     replica_send(r, d->link, FRAME_BATCH, rest);
+    buf_free(&older);
 }
 
 static void read_on(struct replica *r)

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 
 #include "node/base/mutant.h"
+#include "node/base/protocol.h"
 #include "replication/replica_state.h"
 
 /* What a primary that keeps to its window can have sent ahead. */
@@ -73,7 +74,8 @@ static void send_hello(struct replica *r, bool unmerged)
 {
     struct follow *f = &r->f;
     assert(f->state == FOLLOW_SETTLE && !r->writes);
-    struct frame_hello h = {.version = REPLICATION_VERSION,
+    struct frame_hello h = {.version = PROTOCOL_OLDEST,
+                            .speaks = PROTOCOL,
                             .cluster = slice_str(r->cluster),
                             .node = (uint8_t)r->cfg.self,
                             .epoch = f->epoch,
@@ -240,11 +242,11 @@ static void on_welcome(struct replica *r, struct slice payload)
     struct follow *f = &r->f;
     struct frame_welcome w;
     if (!welcome_decode(payload, &w)) {
-        if (w.version && w.version != REPLICATION_VERSION)
+        if (w.version && !protocol_reads(w.version))
             replica_log(r, false,
                         "the primary speaks version %u of the replication protocol, this node "
-                        "version %u: install the same release of baton on both",
-                        (unsigned)w.version, (unsigned)REPLICATION_VERSION);
+                        "versions %d to %d: upgrade one release after the other, the standby first",
+                        (unsigned)w.speaks, (int)PROTOCOL_OLDEST, (int)PROTOCOL);
         follow_lost(r, "malformed WELCOME, or of another version");
         return;
     }
@@ -254,6 +256,7 @@ static void on_welcome(struct replica *r, struct slice payload)
         follow_lost(r, "this isn't the primary of the followed epoch");
         return;
     }
+    f->version = w.version;
     f->primary_last = w.last;
     if (w.plan == PLAN_WAIT) {
         wait_for_order(r, w.shared);
@@ -409,14 +412,22 @@ static void on_unmerged_rows(struct replica *r, struct store_reply *reply)
         reply->bytes = NULL;
         rows = slice_of(f->uploading->data, f->uploading->n);
     }
+    struct buf older;
+    buf_init(&older, FRAME_MAX);
+    bool ok = true;
+    if (f->version != PROTOCOL) { /* a primary that isn't upgraded yet */
+        ok = rows_recode(&older, rows, true, f->version);
+        rows = buf_slice(&older);
+    }
     struct frame_unmerged u = {.sequence = ++f->upload_sequence,
                                .last = reply->n_rows == 0,
                                .n_rows = reply->n_rows,
                                .rows = rows};
-    bool ok = unmerged_encode(&r->out, &u);
-    assert(ok);
+    ok = ok && unmerged_encode(&r->out, &u);
+    assert(ok); /* they came from the own store */
     (void)ok;
     replica_send(r, f->link, FRAME_UNMERGED, NULL);
+    buf_free(&older);
 }
 
 /* The rows without their class bytes. NULL: they don't decode. */

@@ -1,6 +1,7 @@
 /* See frames.h. */
 #include "replication/frames.h"
 
+#include "node/base/protocol.h"
 #include "replication/replica.h"
 
 static const uint8_t magic[4] = {'B', 'T', 'N', 'R'};
@@ -19,19 +20,21 @@ static struct pos get_pos(struct wire_reader *r)
 }
 
 /* Both greetings begin alike in all versions, so that each side can say what the other speaks. */
-static bool put_version(struct buf *b, uint16_t version)
+static bool put_version(struct buf *b, uint16_t version, uint16_t speaks)
 {
-    return wire_put_raw(b, magic, sizeof magic) && wire_put_u16(b, version);
+    return wire_put_raw(b, magic, sizeof magic) && wire_put_u16(b, version) &&
+           wire_put_u16(b, speaks);
 }
 
-static bool get_version(struct wire_reader *r, uint16_t *version)
+static bool get_version(struct wire_reader *r, uint16_t *version, uint16_t *speaks)
 {
     uint8_t m[4];
     wire_get_raw(r, m, sizeof m);
     *version = wire_get_u16(r);
+    *speaks = wire_get_u16(r);
     if (r->bad || memcmp(m, magic, sizeof m) != 0)
         *version = 0;
-    return *version == REPLICATION_VERSION;
+    return protocol_reads(*version);
 }
 
 static bool get_flag(struct wire_reader *r)
@@ -44,10 +47,11 @@ static bool get_flag(struct wire_reader *r)
 
 bool hello_encode(struct buf *b, const struct frame_hello *h)
 {
-    return put_version(b, h->version) && wire_put_bytes(b, h->cluster) && wire_put_u8(b, h->node) &&
-           wire_put_u32(b, h->epoch) && wire_put_raw(b, h->store.b, STORE_ID_BYTES) &&
-           put_pos(b, h->end) && put_pos(b, h->committed) && wire_put_u8(b, h->copying) &&
-           wire_put_u8(b, h->unfit) && wire_put_u8(b, h->unmerged) && wire_put_u8(b, h->rejoin) &&
+    return put_version(b, h->version, h->speaks) && wire_put_bytes(b, h->cluster) &&
+           wire_put_u8(b, h->node) && wire_put_u32(b, h->epoch) &&
+           wire_put_raw(b, h->store.b, STORE_ID_BYTES) && put_pos(b, h->end) &&
+           put_pos(b, h->committed) && wire_put_u8(b, h->copying) && wire_put_u8(b, h->unfit) &&
+           wire_put_u8(b, h->unmerged) && wire_put_u8(b, h->rejoin) &&
            wire_put_u64(b, (uint64_t)h->written_ms) && put_pos(b, h->reached) &&
            history_encode(b, &h->history);
 }
@@ -56,7 +60,7 @@ bool hello_decode(struct slice s, struct frame_hello *h)
 {
     memset(h, 0, sizeof *h);
     struct wire_reader r = wire_read(s);
-    if (!get_version(&r, &h->version))
+    if (!get_version(&r, &h->version, &h->speaks))
         return false;
     h->cluster = wire_get_bytes(&r, CLUSTER_NAME_MAX);
     h->node = wire_get_u8(&r);
@@ -75,16 +79,16 @@ bool hello_decode(struct slice s, struct frame_hello *h)
 
 bool welcome_encode(struct buf *b, const struct frame_welcome *w)
 {
-    return put_version(b, w->version) && wire_put_u8(b, w->node) && wire_put_u32(b, w->epoch) &&
-           wire_put_u8(b, w->plan) && put_pos(b, w->shared) && put_pos(b, w->known) &&
-           wire_put_u64(b, w->last) && history_encode(b, &w->history);
+    return put_version(b, w->version, w->speaks) && wire_put_u8(b, w->node) &&
+           wire_put_u32(b, w->epoch) && wire_put_u8(b, w->plan) && put_pos(b, w->shared) &&
+           put_pos(b, w->known) && wire_put_u64(b, w->last) && history_encode(b, &w->history);
 }
 
 bool welcome_decode(struct slice s, struct frame_welcome *w)
 {
     memset(w, 0, sizeof *w);
     struct wire_reader r = wire_read(s);
-    if (!get_version(&r, &w->version))
+    if (!get_version(&r, &w->version, &w->speaks))
         return false;
     w->node = wire_get_u8(&r);
     w->epoch = wire_get_u32(&r);

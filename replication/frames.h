@@ -8,9 +8,11 @@
 
 enum { CLUSTER_NAME_MAX = 64, REFUSAL_MAX = 300, FRAME_SMALL_MAX = 16384 };
 
-/* Follower's first frame. magic and version come first in every version. */
+/* Follower's first frame. Magic, the version that the frame is written in and the newest one that
+ * its sender reads come first in every version (node/base/protocol.h): HELLO is written in the
+ * oldest that its sender knows, WELCOME and all that follows in the newest that both do. */
 struct frame_hello {
-    uint16_t version;
+    uint16_t version, speaks;
     struct slice cluster;
     uint8_t node;
     uint32_t epoch; /* it follows this epoch's primary and no other */
@@ -36,7 +38,7 @@ enum frame_plan {
     PLAN_WAIT, /* away for too long: nothing happens before the operator's word; the link closes */
 };
 struct frame_welcome {
-    uint16_t version;
+    uint16_t version, speaks;
     uint8_t node;
     uint32_t epoch;
     uint8_t plan; /* enum frame_plan */
@@ -61,7 +63,8 @@ struct frame_unmerged {
 };
 
 bool hello_encode(struct buf *b, const struct frame_hello *h);
-/* False with h->version set to what the peer speaks where that is another one; 0: not one of us. */
+/* False with h->version set to what the frame is written in where that is no version that this
+ * program reads; 0: not one of us. */
 bool hello_decode(struct slice s, struct frame_hello *h);
 bool welcome_encode(struct buf *b, const struct frame_welcome *w);
 bool welcome_decode(struct slice s, struct frame_welcome *w);

@@ -96,7 +96,7 @@ enum frame_type {
     FRAME_NOTE,      /* deliveries about to get their final dot (section 9) */
     FRAME_PING,
 };
-enum { REPLICATION_VERSION = 1, FRAME_MAX = 16 << 20 };
+enum { FRAME_MAX = 16 << 20 };
 
 struct replica_view { /* for status */
     bool attached, caught_up, waiting;

@@ -29,6 +29,7 @@ enum feed_state {
 struct feed {
     enum feed_state state;
     uint64_t link;
+    uint16_t version; /* that both read; rows are recoded where it isn't this program's newest */
     struct store_id store; /* as told in HELLO; after PLAN_COPY as told by the first ACK */
     uint8_t plan;
     uint64_t since_ns;          /* attached */
@@ -90,6 +91,7 @@ struct follow {
     uint32_t epoch;
     uint8_t primary; /* NODE_A or NODE_B */
     uint64_t link;
+    uint16_t version; /* as the primary's WELCOME says */
     uint64_t session; /* new with each link: replies of older requests don't count */
     uint64_t cookie;  /* of the step under way (EPOCH_SEEN, ADOPT, WIPE, UNMERGED, UNMARK) */
     uint64_t received, durable, taken;

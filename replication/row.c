@@ -1,10 +1,11 @@
-/* See row.h. Each row: u8 type, u8 version, fields. A version that isn't ours is refused: which
- * ones work together is agreed in HELLO. */
+/* See row.h. Each row: u8 type, u8 version, fields. A version that this program doesn't read
+ * is refused: what a link speaks is agreed in HELLO. */
 #include "replication/row.h"
 
 #include <assert.h>
 
-enum { ROW_VERSION = 1 };
+#include "node/base/protocol.h"
+
 /* Caps of single fields; what SMTP lets in is smaller (RFC 5321 4.5.3.1), the rest is ours. */
 enum {
     ADDRESS_MAX = 1024,
@@ -141,10 +142,10 @@ static void get_recipient(struct wire_reader *r, struct row_recipient *p)
         r->bad = true;
 }
 
-bool row_encode(struct buf *b, const struct row *r)
+static bool encode_as(struct buf *b, const struct row *r, unsigned version)
 {
     size_t start = b->len;
-    bool ok = wire_put_u8(b, (uint8_t)r->type) && wire_put_u8(b, ROW_VERSION);
+    bool ok = wire_put_u8(b, (uint8_t)r->type) && wire_put_u8(b, (uint8_t)version);
     switch (r->type) {
     case ROW_MESSAGE:
         ok = ok && put_message(b, &r->message);
@@ -166,11 +167,29 @@ bool row_encode(struct buf *b, const struct row *r)
     return ok;
 }
 
+bool row_encode(struct buf *b, const struct row *r)
+{
+    return encode_as(b, r, PROTOCOL);
+}
+
+bool rows_recode(struct buf *b, struct slice rows, bool classed, unsigned version)
+{
+    struct wire_reader r = wire_read(rows);
+    struct row row;
+    while (r.n) {
+        uint8_t as = classed ? wire_get_u8(&r) : 0;
+        if (!row_decode(&r, &row) || (classed && !wire_put_u8(b, as)) ||
+            !encode_as(b, &row, version))
+            return false;
+    }
+    return true;
+}
+
 bool row_decode(struct wire_reader *r, struct row *out)
 {
     memset(out, 0, sizeof *out);
     uint8_t type = wire_get_u8(r);
-    if (wire_get_u8(r) != ROW_VERSION)
+    if (!protocol_reads(wire_get_u8(r)))
         r->bad = true;
     out->type = (enum row_type)type;
     switch (type) {

@@ -126,6 +126,10 @@ void row_set_pos(struct row *r, struct pos p);
 
 /* Appends the row (with type byte and version). False: b's cap. */
 bool row_encode(struct buf *b, const struct row *r);
+/* Appends rows, back to back as row_encode made them (classed: each behind a byte of enum
+ * unmerged_class), in the form of `version`, for a peer that reads no newer one. False: b's cap, or
+ * malformed. */
+bool rows_recode(struct buf *b, struct slice rows, bool classed, unsigned version);
 /* Reads one row; false (and r->bad) on anything malformed: lengths, enums and caps are all checked.
  */
 bool row_decode(struct wire_reader *r, struct row *out);

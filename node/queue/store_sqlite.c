@@ -19,12 +19,11 @@
 
 #include "node/base/crypto_openssl.h"
 #include "node/base/log.h"
+#include "node/base/protocol.h"
 #include "node/queue/internal_sqlite.h"
 
 enum {
     APPLICATION_ID = 0x42746f6e, /* "Bton" */
-    SCHEMA_VERSION = 1,
-    META_VERSION = 1,
     /* 8 MiB: large enough to move a page once that was changed often, small enough not to hold up
      * commits for long. */
     CHECKPOINT_PAGES = 2048,
@@ -73,7 +72,7 @@ static const char *const schema[] = {
 static bool encode_meta(struct buf *b, const struct store_meta *m, const uint64_t *counts)
 {
     buf_clear(b);
-    bool ok = wire_put_u8(b, META_VERSION) && wire_put_raw(b, m->id.b, STORE_ID_BYTES) &&
+    bool ok = wire_put_u8(b, PROTOCOL) && wire_put_raw(b, m->id.b, STORE_ID_BYTES) &&
               wire_put_u32(b, m->end.epoch) && wire_put_u64(b, m->end.lsn) &&
               wire_put_u32(b, m->committed.epoch) && wire_put_u64(b, m->committed.lsn) &&
               wire_put_u32(b, m->epoch_seen) && wire_put_u8(b, m->copying) &&
@@ -87,7 +86,7 @@ static bool encode_meta(struct buf *b, const struct store_meta *m, const uint64_
 static bool decode_meta(struct slice s, struct store_meta *m, uint64_t *counts)
 {
     struct wire_reader r = wire_read(s);
-    if (wire_get_u8(&r) != META_VERSION)
+    if (!protocol_reads(wire_get_u8(&r)))
         return false;
     memset(m, 0, sizeof *m);
     wire_get_raw(&r, m->id.b, STORE_ID_BYTES);
@@ -300,7 +299,7 @@ static bool create(struct store_sqlite *x, const char *cluster)
     for (unsigned i = 0; ok && i < sizeof schema / sizeof *schema; i++)
         ok = sqlite3_exec(x->db, schema[i], NULL, NULL, NULL) == SQLITE_OK;
     snprintf(text, sizeof text, "PRAGMA application_id=%d;PRAGMA user_version=%d", APPLICATION_ID,
-             SCHEMA_VERSION);
+             (int)PROTOCOL);
     ok = ok && sqlite3_exec(x->db, text, NULL, NULL, NULL) == SQLITE_OK;
     memset(&x->meta, 0, sizeof x->meta);
     crypto_random(x->meta.id.b, STORE_ID_BYTES);
@@ -315,6 +314,24 @@ static bool create(struct store_sqlite *x, const char *cluster)
     }
     sqlite3_finalize(st);
     return ok && sqlite3_exec(x->db, "COMMIT", NULL, NULL, NULL) == SQLITE_OK;
+}
+
+/* From the version before, in one transaction. Statements that change the schema for a version
+ * belong here. There is no way back but an empty store, which fills from the peer. */
+static bool upgrade(struct store_sqlite *x, const char *path, char *err, size_t n)
+{
+    char text[64];
+    snprintf(text, sizeof text, "PRAGMA user_version=%d", (int)PROTOCOL);
+    bool ok = sqlite3_exec(x->db, "BEGIN IMMEDIATE", NULL, NULL, NULL) == SQLITE_OK &&
+              sqlite3_exec(x->db, text, NULL, NULL, NULL) == SQLITE_OK &&
+              save_meta(x) == STORE_OK &&
+              sqlite3_exec(x->db, "COMMIT", NULL, NULL, NULL) == SQLITE_OK;
+    if (ok)
+        log_info("store.upgraded", "path=%s version=%d", path, (int)PROTOCOL);
+    else
+        snprintf(err, n, "%s: can't be upgraded to schema version %d (%s); check space", path,
+                 (int)PROTOCOL, sqlite3_errmsg(x->db));
+    return ok;
 }
 
 static bool check(struct store_sqlite *x, const char *path, const char *cluster, char *err,
@@ -342,11 +359,11 @@ static bool check(struct store_sqlite *x, const char *path, const char *cluster,
                  path);
         return false;
     }
-    if (version != SCHEMA_VERSION) {
+    if (version < 0 || !protocol_reads((unsigned)version)) {
         snprintf(err, n,
-                 "%s: has schema version %d, this program knows %d; install the version of Baton "
-                 "that wrote it, or a newer one",
-                 path, version, SCHEMA_VERSION);
+                 "%s: has schema version %d, this program reads %d to %d; install the version of "
+                 "Baton that wrote it, or one in between",
+                 path, version, (int)PROTOCOL_OLDEST, (int)PROTOCOL);
         return false;
     }
     sqlite3_stmt *st;
@@ -367,7 +384,7 @@ static bool check(struct store_sqlite *x, const char *path, const char *cluster,
                  "fills from the peer",
                  path, sqlite3_errmsg(x->db));
     free(found);
-    return ok;
+    return ok && (version == PROTOCOL || upgrade(x, path, err, n));
 }
 
 static int take_lock(const char *path, char *err, size_t n)

@@ -127,8 +127,14 @@ class Node(Process):
         place = pair.place
         self.smtp = (place.address(name), place.port("smtp", name))
         self.http = (place.address(name), place.port("http", name))
-        super().__init__(name, place.wrap(name, [os.path.join(BUILD, "batond"), "-c", self.conf]),
-                         os.path.join(self.dir, "log"))
+        super().__init__(name, None, os.path.join(self.dir, "log"))
+        self.install(BUILD)
+
+    def install(self, build):
+        """Runs that build from its next start on."""
+        self.build = build
+        self.command = self.pair.place.wrap(
+            self.node, [os.path.join(build, "batond"), "-c", self.conf])
 
     def configure(self, extra="", **settings):
         """Writes the configuration; settings replace whole top-level settings by name."""
@@ -182,7 +188,7 @@ class Node(Process):
     def ctl(self, *words, timeout=30):
         """batonctl's (exit status, stdout, stderr)."""
         command = self.pair.place.wrap(
-            self.node, [os.path.join(BUILD, "batonctl"), "-c", self.conf, *words])
+            self.node, [os.path.join(self.build, "batonctl"), "-c", self.conf, *words])
         r = subprocess.run(command, capture_output=True, text=True, timeout=timeout,
                            stdin=subprocess.DEVNULL)
         return r.returncode, r.stdout, r.stderr
@@ -212,8 +218,12 @@ class Witness(Process):
         with open(self.conf, "w") as f:
             f.write(f'listen = "{place.address("w")}:{place.port("witness", "w")}";\nstore = "{self.store}";\n'
                     f'clusters = ( {{ name = "test"; key_file = "{pair.key}"; }} );\n')
-        super().__init__("witness", place.wrap("w", [os.path.join(BUILD, "baton-witness"), "-c", self.conf]),
-                         os.path.join(self.dir, "log"))
+        self.place = place
+        super().__init__("witness", None, os.path.join(self.dir, "log"))
+        self.install(BUILD)
+
+    def install(self, build):
+        self.command = self.place.wrap("w", [os.path.join(build, "baton-witness"), "-c", self.conf])
 
 
 class Pair:

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "node/base/protocol.h"
 #include "replication/replica_state.h"
 #include "support_replica.h"
 
@@ -705,11 +706,17 @@ START_TEST(test_strangers_are_refused_with_a_line)
     world_init(&w, 21, 0);
     world_promote(&w, A, 2, false);
     world_run(&w, 40);
-    struct frame_hello good = {
-        .version = REPLICATION_VERSION, .cluster = SLICE_LIT("test"), .node = B, .epoch = 2};
+    struct frame_hello good = {.version = PROTOCOL_OLDEST,
+                               .speaks = PROTOCOL,
+                               .cluster = SLICE_LIT("test"),
+                               .node = B,
+                               .epoch = 2};
     struct frame_hello h = good;
-    h.version = 77;
+    h.version = PROTOCOL + 1; /* a release two further writes its HELLO so */
     refused_hello(h, "version");
+    h = good;
+    h.speaks = PROTOCOL + 2; /* it reads nothing that this one writes */
+    refused_hello(h, "speaks");
     h = good;
     h.cluster = SLICE_LIT("other");
     refused_hello(h, "cluster");

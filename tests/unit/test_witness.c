@@ -138,7 +138,7 @@ static void send_msg(const struct datagram_seal *s, const struct register_msg *m
     buf_free(&b);
 }
 
-static bool receive_answer(const struct datagram_seal *s, struct register_msg *out, int wait_ms)
+static bool receive_answer(struct datagram_seal *s, struct register_msg *out, int wait_ms)
 {
     uint8_t bytes[DATAGRAM_BYTES_MAX + 1];
     struct pollfd p = {.fd = fd, .events = POLLIN};
@@ -155,7 +155,7 @@ static bool receive_answer(const struct datagram_seal *s, struct register_msg *o
 }
 
 /* Asks until the answer with this nonce comes. */
-static struct register_msg ask(const struct datagram_seal *s, struct register_msg m,
+static struct register_msg ask(struct datagram_seal *s, struct register_msg m,
                                enum register_msg_type wanted)
 {
     static uint64_t nonce = 100;
@@ -174,7 +174,7 @@ static struct register_msg ask(const struct datagram_seal *s, struct register_ms
 
 static const struct register_msg peek = {.type = REG_PEEK, .voting = true};
 
-static void initialise(const struct datagram_seal *s)
+static void initialise(struct datagram_seal *s)
 {
     struct register_msg answer = ask(s, peek, REG_PEEKED);
     ck_assert(!answer.voting && answer.virgin);
