@@ -1,5 +1,6 @@
 """What every scenario needs: a pair under load, faults, and what must be true at the end."""
 import os
+import random
 import shutil
 import signal
 import sqlite3
@@ -34,8 +35,9 @@ def expect(true, what):
 
 
 class Case:
-    def __init__(self, name, place, rounds):
-        self.name, self.place, self.rounds = name, place, rounds
+    def __init__(self, name, place, rounds, seed=1):
+        self.name, self.place, self.rounds, self.seed = name, place, rounds, seed
+        self.rng = random.Random(seed)
         self.dir = tempfile.mkdtemp(prefix=f"baton-{name}-")
         self.pair = None
         self.noise = None
@@ -44,11 +46,18 @@ class Case:
 
     # --- beginning and end ---
 
-    def begin(self, rate=150, sessions=8, names="ab", load=True, sink=(), **settings):
+    def begin(self, rate=150, sessions=8, names="ab", load=True, sink=(), weather=False, disks="", clocks="",
+              **settings):
+        """disks, clocks: who gets one of the tests' own, by name: a, b, w."""
         settings.setdefault("delivery", '{ connections = 50; retry = [ "500ms", "1s", "2s" ]; }')
         settings.setdefault("destinations", f'( {{ domain = "*"; connections = {CONNECTIONS};'
                                             ' messages_per_connection = 1000; } )')
         self.pair = Pair(os.path.join(self.dir, "pair"), self.place, names, **settings)
+        for who in "abw":
+            if who in disks or who in clocks:
+                self.pair.voter(who).equip(disk=who in disks, clock=who in clocks)
+        if weather:
+            self.place.start_weather(self.seed)
         self.noise = Process("noise", [sys.executable, os.path.join(LOAD, "noise.py"),
                                        os.path.join(self.dir, "noise")], os.path.join(self.dir, "noise.log"))
         self.noise.start()
@@ -80,6 +89,8 @@ class Case:
             self.place.heal()
         for p in [pair.witness, *pair.nodes] if len(pair.names) == 2 else pair.nodes:
             p.signal(signal.SIGCONT)
+            if p.disk:
+                p.disk.heal()
             if not p.alive:
                 p.start()
         if in_sync and len(pair.names) == 2:
@@ -109,6 +120,7 @@ class Case:
     def close(self, keep):
         if self.pair:
             self.pair.close()
+        self.place.stop_weather()
         if self.noise:
             self.noise.kill()
         if not keep:

@@ -4,12 +4,18 @@ two of them can be cut by itself.
 The namespaces belong to one run and are named after it; clients, sink and the tests themselves run
 in namespace c, so nothing of it is seen from the machine's own network.
 """
+import os
 import signal
 import subprocess
 import sys
 
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(os.path.dirname(HERE), "load"))
+from weather import Weather  # noqa: E402
+
 HOSTS = {"a": 1, "b": 2, "w": 3, "c": 9}
 PATHS = ("10.77.0", "10.78.0")  # two subnets, as two cables
+VOTERS = ("a", "b", "w")  # what they send to each other may go through the weather
 
 
 def sh(*words, check=True):
@@ -52,6 +58,7 @@ class Namespaces:
 
     def __init__(self, prefix):
         self.prefix = prefix
+        self.weather = None
 
     @staticmethod
     def host(who):
@@ -79,7 +86,29 @@ class Namespaces:
         self.cut(one, other)
         self.cut(other, one)
 
+    def start_weather(self, seed=1):
+        """From now on what nodes and witness send to each other goes through a relay; the switch's
+        wires carry what clients and sink send and get."""
+        self.weather = Weather({v: (HOSTS[v], f"{self.prefix}-{v}") for v in VOTERS}, seed)
+        for v in VOTERS:
+            ns = f"{self.prefix}-{v}"
+            sh("ip", "-n", ns, "link", "set", "weather", "up")
+            for path in PATHS:
+                for other in VOTERS:
+                    if other != v:
+                        sh("ip", "-n", ns, "route", "add", f"{path}.{HOSTS[other]}/32", "dev", "weather",
+                           "src", f"{path}.{HOSTS[v]}")
+        return self.weather
+
+    def stop_weather(self):
+        """Its devices and routes go with it."""
+        if self.weather:
+            self.weather.close()
+            self.weather = None
+
     def heal(self):
+        if self.weather:
+            self.weather.clear()
         for host in HOSTS:
             sh("ip", "netns", "exec", f"{self.prefix}-{host}", "nft", "flush chain inet cut in")
 

@@ -14,6 +14,9 @@ import time
 import urllib.error
 import urllib.request
 
+from clock import Clock
+from disk import Disk
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
 BUILD = os.environ.get("BATON_BUILD", os.path.join(TOP, "build"))
@@ -117,7 +120,56 @@ class Process:
             return ""
 
 
-class Node(Process):
+class Daemon(Process):
+    """One of ours. equip() puts a disk or a clock of the tests' own below it, from its next start on."""
+
+    def __init__(self, pair, who, name, program):
+        self.place, self.who, self.program = pair.place, who, program
+        self.disk = self.clock = None
+        super().__init__(name, None, os.path.join(self.dir, "log"))
+        self.install(BUILD)
+
+    def install(self, build):
+        """Runs that build from its next start on."""
+        self.build = build
+        parts = [p for p in (self.disk, self.clock) if p]
+        env = {k: v for p in parts for k, v in p.env.items()}
+        env["LD_PRELOAD"] = " ".join(p.env["LD_PRELOAD"] for p in parts)
+        env["ASAN_OPTIONS"] = "verify_asan_link_order=0"
+        words = ["env", *[f"{k}={v}" for k, v in env.items()]] if parts else []
+        self.command = self.place.wrap(
+            self.who, [*words, os.path.join(build, self.program), "-c", self.conf])
+
+    def equip(self, disk=False, clock=False):
+        self.disk = Disk(self.dir, self.store) if disk else self.disk
+        self.clock = Clock(self.dir) if clock else self.clock
+        self.install(self.build)
+
+    def start(self):
+        if self.disk:
+            self.disk.clear()  # a kill alone loses nothing that was written
+        super().start()
+
+    def kill(self):
+        super().kill()
+        if self.clock and self.child:
+            self.clock.clean(self.child.pid)
+
+    def lose_power(self, seed=None):
+        """Dead at once, and what was not flushed is gone. Returns how many changes that were."""
+        self.kill()
+        return self.disk.lose_power(seed)
+
+    def empty_disk(self):
+        """As after a new disk: all that the store owns is in files that begin with its path."""
+        for f in os.listdir(self.dir):
+            if f.startswith(os.path.basename(self.store)):
+                os.unlink(os.path.join(self.dir, f))
+        if self.disk:
+            self.disk.clear()
+
+
+class Node(Daemon):
     def __init__(self, pair, name):
         self.pair, self.node = pair, name
         self.dir = os.path.join(pair.dir, name)
@@ -127,14 +179,7 @@ class Node(Process):
         place = pair.place
         self.smtp = (place.address(name), place.port("smtp", name))
         self.http = (place.address(name), place.port("http", name))
-        super().__init__(name, None, os.path.join(self.dir, "log"))
-        self.install(BUILD)
-
-    def install(self, build):
-        """Runs that build from its next start on."""
-        self.build = build
-        self.command = self.pair.place.wrap(
-            self.node, [os.path.join(build, "batond"), "-c", self.conf])
+        super().__init__(pair, name, name, "batond")
 
     def configure(self, extra="", **settings):
         """Writes the configuration; settings replace whole top-level settings by name."""
@@ -201,14 +246,8 @@ class Node(Process):
         except OSError:
             return ""
 
-    def empty_disk(self):
-        """As after a new disk: all that the store owns is in files that begin with its path."""
-        for f in os.listdir(self.dir):
-            if f.startswith(os.path.basename(self.store)):
-                os.unlink(os.path.join(self.dir, f))
 
-
-class Witness(Process):
+class Witness(Daemon):
     def __init__(self, pair):
         self.dir = os.path.join(pair.dir, "witness")
         self.conf = os.path.join(self.dir, "witness.conf")
@@ -218,12 +257,7 @@ class Witness(Process):
         with open(self.conf, "w") as f:
             f.write(f'listen = "{place.address("w")}:{place.port("witness", "w")}";\nstore = "{self.store}";\n'
                     f'clusters = ( {{ name = "test"; key_file = "{pair.key}"; }} );\n')
-        self.place = place
-        super().__init__("witness", None, os.path.join(self.dir, "log"))
-        self.install(BUILD)
-
-    def install(self, build):
-        self.command = self.place.wrap("w", [os.path.join(build, "baton-witness"), "-c", self.conf])
+        super().__init__(pair, "w", "witness", "baton-witness")
 
 
 class Pair:
@@ -283,6 +317,9 @@ class Pair:
                 p.kill()
 
     # --- questions ---
+
+    def voter(self, who):
+        return {"a": self.a, "b": self.b, "w": self.witness}[who]
 
     def other(self, node):
         return self.b if node is self.a else self.a
