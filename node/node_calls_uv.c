@@ -7,16 +7,12 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "health/wall.h"
 #include "node/base/clock_posix.h"
 #include "node/base/log.h"
 #include "node/control/takeover.h"
 
 #define MS 1000000ull
-
-enum {
-    SKEW_MAX_MS = 60000,      /* wall clocks further apart than this are an alarm */
-    EXPIRY_HOLD_MS = 3600000, /* after a takeover with clocks apart nothing expires for so long */
-};
 
 void node_post(struct node *n, enum node_mail_type type, const struct node_mail *content)
 {
@@ -315,14 +311,12 @@ static bool may_deliver(void *ctx)
     return n->serving && n->tail_released && health_may_deliver(n->health, clock_boot_ns());
 }
 
-/* With wall clocks apart, or nothing known of the other one's, a takeover must not expire what the
- * old primary would have sent (protocol 6, incident 27). */
+/* A takeover with wall clocks apart must not expire what the old primary would have sent
+ * (protocol 6, incident 27). A single node has one clock. */
 static bool may_expire(void *ctx)
 {
     const struct node *n = ctx;
-    int64_t skew = n->view.peer_wall_skew_ms;
-    bool apart = n->view.silent_ns == UINT64_MAX || skew > SKEW_MAX_MS || skew < -SKEW_MAX_MS;
-    return !apart || !n->took_over_ns || clock_boot_ns() - n->took_over_ns > EXPIRY_HOLD_MS * MS;
+    return n->config->n_nodes < 2 || wall_may_expire(&n->view, n->serving_ns, clock_boot_ns());
 }
 
 int node_answer_http(void *ctx, const char *path, struct buf *body, const char **content_type)

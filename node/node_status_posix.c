@@ -4,12 +4,13 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "health/wall.h"
 #include "node/base/clock_posix.h"
 #include "node/node_uv.h"
 
 #define MS 1000000ull
 
-enum { ALIVE_MS = 5000, SKEW_MAX_MS = 60000 };
+enum { ALIVE_MS = 5000 };
 
 static uint64_t resident_bytes(void)
 {
@@ -67,7 +68,7 @@ static void check_pair(struct node_status *s)
     snprintf(c->detail, sizeof c->detail,
              c->ok ? "answers" : "doesn't answer: only both nodes together can change the record");
     int64_t skew = v->peer_wall_skew_ms;
-    c = check(s, "clock", skew < SKEW_MAX_MS && skew > -SKEW_MAX_MS);
+    c = check(s, "clock", skew < WALL_APART_MS && skew > -WALL_APART_MS);
     snprintf(c->detail, sizeof c->detail, "the other node's wall clock is %+.1f s off",
              (double)skew / 1e3);
     c = check(s, "auto_takeover", v->auto_takeover);

@@ -66,6 +66,7 @@ static void settle_gate(struct node *n)
 static void serve(struct node *n, uint32_t epoch)
 {
     n->serving = epoch;
+    n->serving_ns = clock_boot_ns();
     n->tail_released = false;
     queue_serve(n->queue, epoch);
     if (n->mark.epoch == epoch) /* it came before the order did */
@@ -121,8 +122,6 @@ static void on_effect(struct node *n, const struct pair_effect *fx)
 
 static void on_view(struct node *n, const struct pair_view *v)
 {
-    if (v->n_takeovers && v->takeovers[0].at_ms != n->view.takeovers[0].at_ms)
-        n->took_over_ns = clock_boot_ns();
     n->view = *v;
     settle_gate(n);
     delivery_wake(n->delivery);

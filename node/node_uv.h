@@ -58,7 +58,7 @@ struct node {
         uint64_t committed, settled;
     } mark;
     uint64_t ticks, last_alarm_ns, stop_by_ns;
-    uint64_t took_over_ns; /* when this node last took over from the other; 0: not in this life */
+    uint64_t serving_ns; /* since when it serves in its newest epoch; 0: not in this life */
     uint64_t disk_free_bytes;
     unsigned closing; /* parts whose close callback is still due */
 

@@ -85,9 +85,39 @@ void books_number(struct sim *s, struct node *n, uint32_t epoch)
     owns(s, n->self, epoch, "adds");
 }
 
+/* --- the rule on wall clocks (protocol 6, incident 27) --- */
+
+enum { CLOCKS_APART_MS = 65000, CLOCKS_HOLD_S = 3600 };
+
+static bool apart(int64_t skew_ms)
+{
+    return skew_ms > CLOCKS_APART_MS || skew_ms < -CLOCKS_APART_MS;
+}
+
+static void note_takeover(struct sim *s, struct node *n)
+{
+    if (s->books.server != n->self) {
+        s->books.took_over_at[n->self] = s->now;
+        s->books.apart[n->self] = apart(node_wall(s, &s->node[0]) - node_wall(s, &s->node[1]));
+    }
+    s->books.server = n->self;
+}
+
+/* What the node could know of the other's clock: its newest heartbeat in this life, or nothing. */
+void books_expire(struct sim *s, struct node *n, uint64_t id, uint32_t rcpt)
+{
+    bool is_apart = n->heard_peer ? apart(n->heard_skew_ms) : s->books.apart[n->self];
+    s->count.expired++;
+    if (is_apart && s->now - s->books.took_over_at[n->self] < CLOCKS_HOLD_S * SEC)
+        sim_fail(s, "1 (protocol 6, wall clocks)",
+                 "node %s expires %llx/%u within an hour after it took over with clocks apart",
+                 process_name(n->self), ID(id), rcpt);
+}
+
 void books_serve(struct sim *s, struct node *n, uint32_t epoch)
 {
     owns(s, n->self, epoch, "serves");
+    note_takeover(s, n);
     const struct record *r = books_record_of(s, epoch);
     if (r && !store_id_eq(&r->store[n->self], &store_memory_meta(n->disk.store)->id))
         sim_fail(s, "6", "node %s serves with a store that the record of epoch %u does not name",
@@ -213,8 +243,7 @@ static void watch_recipient(struct sim *s, const char *who, const struct row_rec
     if (x->state == RCPT_FAILED && !c->rcpt[x->index].rejected)
         sim_fail(s, "1", "%llx/%u counts as failed on %s, and no receiver refused it", ID(x->id),
                  x->index, who);
-    if (c->acked && !c->excused &&
-        (x->state == RCPT_QUARANTINED || x->state == RCPT_SUPERSEDED || x->state == RCPT_EXPIRED))
+    if (c->acked && !c->excused && (x->state == RCPT_QUARANTINED || x->state == RCPT_SUPERSEDED))
         sim_fail(s, "1", "acknowledged %llx/%u becomes %s on the store of %s", ID(x->id), x->index,
                  rcpt_state_name(x->state), who);
     s->count.quarantined += x->state == RCPT_QUARANTINED;

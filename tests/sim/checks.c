@@ -326,7 +326,8 @@ static bool has_bounce(struct sim *s, const struct store *st, const struct copy 
         if (!c->bounce || c->parent != parent->id || c->message != index)
             continue;
         const struct row_recipient *x = store_memory_recipient(st, c->id, 0);
-        if (x && (x->state == RCPT_DELIVERED || x->state == RCPT_FAILED))
+        if (x &&
+            (x->state == RCPT_DELIVERED || x->state == RCPT_FAILED || x->state == RCPT_EXPIRED))
             return true;
     }
     return false;
@@ -339,10 +340,11 @@ static void check_end(struct sim *s, const struct store *st, struct copy *c)
         const struct rcpt_book *k = &c->rcpt[i];
         if (!x)
             sim_fail(s, "7", "acknowledged %llx/%u is lost", ID(c->id), i);
-        else if (x->state == RCPT_DELIVERED ? !k->accepted : x->state != RCPT_FAILED)
+        else if (x->state == RCPT_DELIVERED ? !k->accepted
+                                            : x->state != RCPT_FAILED && x->state != RCPT_EXPIRED)
             sim_fail(s, "7", "acknowledged %llx/%u ends as %s, and no receiver has it", ID(c->id),
                      i, rcpt_state_name(x->state));
-        else if (x->state == RCPT_FAILED && !c->bounce && !has_bounce(s, st, c, i))
+        else if (x->state != RCPT_DELIVERED && !c->bounce && !has_bounce(s, st, c, i))
             sim_fail(s, "7", "%llx/%u failed, and its sender was not told", ID(c->id), i);
     }
 }

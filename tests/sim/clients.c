@@ -67,7 +67,8 @@ static void try_now(struct sim *s, struct task *t)
     }
     c->session = ++s->serial;
     s->message[c->message].attempts++;
-    struct task *x = sim_at(s, s->now + rng_skewed(&s->rng, 200 * US, 20 * MS), n->self, lands);
+    struct task *x =
+        sim_at_thread(s, s->now + rng_skewed(&s->rng, 200 * US, 20 * MS), n->self, T_RELAY, lands);
     x->a = client;
     x->b = c->session;
     uint64_t patience = rng_chance(&s->rng, s->plan.client_impatient)

@@ -5,6 +5,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "health/wall.h"
 #include "sim/sim.h"
 
 enum { LEASE_PATIENCE_MS = 3000 };
@@ -57,13 +58,31 @@ static struct delivery_conn *conn_of(struct sim *s, struct task *t)
     return NULL;
 }
 
+static void expire(struct sim *s, struct task *t);
+
+/* As node/delivery/schedule.c has it: too old, tried once, and the clock may be believed. */
+static bool expires(struct sim *s, struct node *n, const struct pick *p)
+{
+    const struct row_recipient *x = store_memory_recipient(n->disk.store, p->id, p->rcpt);
+    const struct row_message *m = store_memory_message(n->disk.store, p->id);
+    if (!x->attempts || p->wall_ms - m->received_ms < (int64_t)s->plan.expire_ms)
+        return false;
+    struct pair_view v;
+    pair_view(n->pair, node_now(s, n), &v);
+    return wall_may_expire(&v, n->serving_ns, node_now(s, n));
+}
+
 static void start(struct sim *s, struct node *n, struct delivery_conn *c, const struct pick *p)
 {
     *c = (struct delivery_conn){.id = p->id, .rcpt = p->rcpt, .serial = ++s->serial};
     c->deadline = s->now + LEASE_PATIENCE_MS * MS;
+    if (expires(s, n, p)) {
+        sim_at_thread(s, s->now, n->self, T_RELAY, expire)->a = c->serial;
+        return;
+    }
     books_start(s, n, n->relay.epoch);
-    struct task *t =
-        sim_at(s, s->now + rng_skewed(&s->rng, MS, s->plan.transaction_max), n->self, dot);
+    struct task *t = sim_at_thread(s, s->now + rng_skewed(&s->rng, MS, s->plan.transaction_max),
+                                   n->self, T_RELAY, dot);
     t->a = c->serial;
 }
 
@@ -89,7 +108,7 @@ static void end(struct sim *s, struct node *n, struct delivery_conn *c)
 
 /* --- what the receiver says --- */
 
-enum answer { ANSWER_250, ANSWER_4XX, ANSWER_5XX, ANSWER_NONE };
+enum answer { ANSWER_250, ANSWER_4XX, ANSWER_5XX, ANSWER_NONE, EXPIRED };
 
 static void submit_outcome(struct sim *s, struct node *n, struct delivery_conn *c, enum answer a)
 {
@@ -114,18 +133,31 @@ static void submit_outcome(struct sim *s, struct node *n, struct delivery_conn *
     op->epoch = n->relay.epoch;
     op->copy_id = c->id;
     op->rcpt = c->rcpt;
-    x.state = a == ANSWER_250 ? RCPT_DELIVERED : a == ANSWER_5XX ? RCPT_FAILED : RCPT_QUEUED;
+    x.state = a == ANSWER_250   ? RCPT_DELIVERED
+              : a == ANSWER_5XX ? RCPT_FAILED
+              : a == EXPIRED    ? RCPT_EXPIRED
+                                : RCPT_QUEUED;
     if (x.state == RCPT_QUEUED)
         x.next_ms = x.last_ms + (int64_t)rng_range(&s->rng, 300, 2500);
     op->row[op->n_rows++] = (struct row){.type = ROW_RECIPIENT, .recipient = x};
-    if (x.state == RCPT_FAILED && !bounce)
+    if ((x.state == RCPT_FAILED || x.state == RCPT_EXPIRED) && !bounce)
         relay_add_bounce(s, n, op, c->id, c->rcpt);
     TRACE(s, process_name(n->self), "outcome of %llx/%u: %s", (unsigned long long)c->id, c->rcpt,
           a == ANSWER_250   ? "delivered"
           : a == ANSWER_5XX ? "failed"
           : a == ANSWER_4XX ? "deferred"
+          : a == EXPIRED    ? "expired"
                             : "unknown, will try again");
     storage_submit(s, n, op);
+}
+
+static void expire(struct sim *s, struct task *t)
+{
+    struct delivery_conn *c = conn_of(s, t);
+    if (!c)
+        return;
+    books_expire(s, &s->node[t->process], c->id, c->rcpt);
+    submit_outcome(s, &s->node[t->process], c, EXPIRED);
 }
 
 static void answered(struct sim *s, struct task *t)
@@ -151,7 +183,7 @@ static void dot(struct sim *s, struct task *t)
             end(s, n, c); /* RSET; it is found again later */
             return;
         }
-        struct task *again = sim_at(s, s->now + 20 * MS, n->self, dot);
+        struct task *again = sim_at_thread(s, s->now + 20 * MS, n->self, T_RELAY, dot);
         again->a = c->serial;
         return;
     }
@@ -162,10 +194,10 @@ static void dot(struct sim *s, struct task *t)
     c->dotted = true;
     books_dot(s, n, n->relay.epoch, c->id, c->rcpt, arrives && a == ANSWER_250,
               arrives && a == ANSWER_5XX);
-    struct task *x = sim_at(
+    struct task *x = sim_at_thread(
         s,
         s->now + (lost ? rng_range(&s->rng, 100 * MS, 2 * SEC) : rng_skewed(&s->rng, MS, 400 * MS)),
-        n->self, answered);
+        n->self, T_RELAY, answered);
     x->a = c->serial;
     x->b = lost ? ANSWER_NONE : a;
 }

@@ -1,8 +1,8 @@
 /* What goes wrong, drawn from the seed: how the run is set up, and a fault every now and then. */
-#include <assert.h>
-#include <stdlib.h>
+#include "sim/harm.h"
 
-#include "sim/sim.h"
+/* Their quotient is 1.02, the bound that the lease's arithmetic allows for (protocol 6). */
+static const double RATE_SLOW = 0.99014754, RATE_FAST = 1.00995049;
 
 static uint64_t ms(struct sim *s, uint64_t lo, uint64_t hi)
 {
@@ -27,8 +27,9 @@ static void draw_faults(struct sim *s)
     struct plan *p = &s->plan;
     struct rng *r = &s->rng;
     /* Some seeds know one kind of fault, most know several, each more or less often. */
+    double known = rng_chance(r, 0.3) ? 0.1 : 0.5;
     for (unsigned i = 0; i < F_KINDS; i++)
-        p->weight[i] = rng_chance(r, 0.5) ? rng_unit(r) * rng_unit(r) + 0.02 : 0;
+        p->weight[i] = rng_chance(r, known) ? rng_unit(r) * rng_unit(r) + 0.02 : 0;
     p->weight[rng_below(r, F_FORCE)] += 0.3;
     double force = rng_chance(r, 0.1) ? 0.2 * rng_unit(r) : 0;
     p->weight[F_FORCE] = s->with_force ? force : 0;
@@ -54,8 +55,15 @@ void plan_draw(struct sim *s)
     uint64_t lease = rng_chance(r, 0.7) ? SEC : rng_range(r, 500 * MS, 3 * SEC);
     for (unsigned i = 0; i < NODES; i++) {
         p->lease[i] = rng_chance(r, 0.85) ? lease : rng_range(r, 500 * MS, 3 * SEC);
-        p->rate[i] = rng_chance(r, 0.5) ? 1.0 : 0.9905 + 0.019 * rng_unit(r);
+        p->rate[i] = rng_chance(r, 0.5) ? 1.0 : RATE_SLOW + (RATE_FAST - RATE_SLOW) * rng_unit(r);
     }
+    if (rng_chance(r, 0.3)) { /* at the bound: one is 2 % faster than the other */
+        unsigned fast = (unsigned)rng_below(r, NODES);
+        p->rate[fast] = RATE_FAST;
+        p->rate[1 - fast] = RATE_SLOW;
+    }
+    p->stall_timeout = rng_chance(r, 0.7) ? SEC : rng_range(r, 300 * MS, 2 * SEC);
+    p->expire_ms = rng_range(r, 3600, 86400) * 1000;
     p->commit_min = rng_skewed(r, 100 * US, 3 * MS);
     p->commit_max = p->commit_min + rng_skewed(r, MS, 60 * MS);
     p->quarantine_ms = rng_range(r, 1000, 12000);
@@ -72,40 +80,11 @@ void plan_draw(struct sim *s)
     p->mail_delay_max = rng_chance(r, 0.7) ? MS : rng_range(r, MS, 60 * MS);
     p->think_max = p->duration * p->clients / (p->messages ? p->messages : 1) * 3;
     p->ring_bytes = rng_chance(r, 0.7) ? 64 << 20 : (size_t)rng_range(r, 2000, 40000);
+    p->window_bytes = rng_chance(r, 0.5) ? 0 : (size_t)rng_range(r, 1000, 60000);
     p->catch_up_bytes = rng_chance(r, 0.5) ? 1 << 20 : (size_t)rng_range(r, 300, 5000);
 }
 
-/* --- each kind --- */
-
-static void crash_at_step(struct sim *s, unsigned self)
-{
-    struct node *n = &s->node[self];
-    n->crash_after_steps = (unsigned)rng_range(&s->rng, 1, 12);
-    n->crash_before = rng_chance(&s->rng, 0.5);
-    n->crash_silent = rng_chance(&s->rng, 0.5);
-}
-
-static void restart_node(struct sim *s, struct task *t)
-{
-    struct node *n = &s->node[t->a];
-    if (n->up)
-        return;
-    node_start(s, n->self);
-    if (!s->quiet && rng_chance(&s->rng, 0.2)) /* it isn't over yet */
-        crash_at_step(s, n->self);
-}
-
-void faults_restart_later(struct sim *s, unsigned self)
-{
-    uint64_t after = rng_chance(&s->rng, 0.3) ? ms(s, 10, 500) : ms(s, 100, 9000);
-    sim_at(s, s->now + after, NOBODY, restart_node)->a = self;
-}
-
-static void crash(struct sim *s, unsigned self)
-{
-    node_crash(s, self, rng_chance(&s->rng, 0.5), "at random");
-    faults_restart_later(s, self);
-}
+/* --- the network --- */
 
 static void end_cut(struct sim *s, struct task *t)
 {
@@ -172,117 +151,17 @@ static void end_mute(struct sim *s, struct task *t)
     net_mute_links(s, false);
 }
 
-static void witness_back(struct sim *s, struct task *t)
-{
-    (void)t;
-    if (!s->witness.up) {
-        TRACE(s, "witness", "starts");
-        witness_start(s);
-    }
-}
-
-static bool all_vote(const struct sim *s)
-{
-    return s->node[0].disk.voter.voting && s->node[1].disk.voter.voting && s->witness.voter.voting;
-}
-
-static void empty_voter(struct sim *s)
-{
-    if (!all_vote(s)) /* two emptied at once need the operator (protocol 5) */
-        return;
-    unsigned v = (unsigned)rng_below(&s->rng, PROCESSES);
-    TRACE(s, process_name(v), "its voter's file is lost");
-    books_voter_emptied(s, v);
-    s->count.emptied++;
-    if (v == WITNESS) {
-        witness_crash(s);
-        s->witness.has_voter = false;
-        s->witness.voter = (struct voter_state){.voter_id = 0};
-        sim_at(s, s->now + ms(s, 10, 4000), NOBODY, witness_back);
-        return;
-    }
-    node_crash(s, v, true, "with its voter's file");
-    s->node[v].disk.has_voter = false;
-    s->node[v].disk.voter = (struct voter_state){.voter_id = 0};
-    faults_restart_later(s, v);
-}
-
-/* Only where another copy holds everything, and one at a time. */
-static void empty_store(struct sim *s)
-{
-    unsigned self = (unsigned)rng_below(&s->rng, NODES);
-    if (!books_spare(s, self))
-        return;
-    struct node *n = &s->node[self];
-    bool voter = rng_chance(&s->rng, 0.5) && all_vote(s);
-    node_crash(s, self, true, voter ? "with its disk" : "with its store");
-    s->count.emptied++;
-    struct store_id id;
-    for (unsigned i = 0; i < sizeof id.b; i++)
-        id.b[i] = (uint8_t)rng_u64(&s->rng);
-    if (!n->disk.old && rng_chance(&s->rng, 0.5))
-        n->disk.old = n->disk.store; /* it may come back */
-    else
-        store_memory_free(n->disk.store);
-    n->disk.store = store_memory_new(&id);
-    n->emptied_at = s->now;
-    books_watch(s, n);
-    if (voter) {
-        books_voter_emptied(s, self);
-        n->disk.has_voter = false;
-        n->disk.voter = (struct voter_state){.voter_id = 0};
-    }
-    faults_restart_later(s, self);
-}
-
-/* The disk that was taken out is put in again, if nothing needs the one that is there. */
-static bool old_disk_back(struct sim *s, unsigned self)
-{
-    struct node *n = &s->node[self];
-    if (!n->disk.old || !books_spare(s, self))
-        return false;
-    node_crash(s, self, true, "and gets its old disk back");
-    store_memory_free(n->disk.store);
-    n->disk.store = n->disk.old;
-    n->disk.old = NULL;
-    n->emptied_at = s->now; /* outcomes settled meanwhile are not on it */
-    s->books.check_all = true;
-    faults_restart_later(s, self);
-    return true;
-}
-
-static void operator_asks(struct sim *s, enum pair_event_type type)
-{
-    unsigned self = (unsigned)rng_below(&s->rng, NODES);
-    struct node *n = &s->node[self];
-    if (!n->up || n->paused)
-        return;
-    TRACE(s, process_name(self), "operator: %s",
-          type == PE_OP_SWITCHOVER ? "switchover" : "failover");
-    health_post(s, n, &(struct pair_event){.type = type, .op = ++s->serial});
-}
-
-static void operator_forces(struct sim *s)
-{
-    unsigned self = (unsigned)rng_below(&s->rng, NODES);
-    struct node *n = &s->node[self];
-    if (!n->up || n->paused)
-        return;
-    TRACE(s, process_name(self), "operator: failover --force");
-    health_post(s, n,
-                &(struct pair_event){.type = PE_OP_FAILOVER, .flag = true, .op = ++s->serial});
-}
-
 static void one_fault(struct sim *s, enum fault_kind kind)
 {
     unsigned self = (unsigned)rng_below(&s->rng, NODES);
     s->count.faults++;
+    s->count.injected[kind]++;
     switch (kind) {
     case F_CRASH:
-        crash(s, self);
+        harm_crash(s, self);
         break;
     case F_CRASH_STEP:
-        crash_at_step(s, self);
+        harm_crash_at_step(s, self);
         break;
     case F_PAUSE:
         process_pause(s, (unsigned)rng_below(&s->rng, PROCESSES), s->now + ms(s, 20, 6000));
@@ -304,33 +183,44 @@ static void one_fault(struct sim *s, enum fault_kind kind)
         sim_at(s, s->now + ms(s, 100, 8000), NOBODY, end_mute);
         break;
     case F_DISK:
-        s->node[self].slow_until = s->now + ms(s, 100, 6000);
-        s->node[self].slow_max = ms(s, 20, 2500) + MS;
-        TRACE(s, process_name(self), "its disk is slow");
+    case F_WRITE:
+    case F_FSYNC:
+    case F_FULL:
+    case F_STALL:
+        harm_disk(s, self, kind);
+        break;
+    case F_THREAD:
+        harm_thread(s, self);
+        break;
+    case F_SLOW_PEER:
+        harm_slow_peer(s, self);
+        break;
+    case F_CLOCK:
+        harm_clock(s, self);
         break;
     case F_WITNESS:
-        if (s->witness.up) {
-            TRACE(s, "witness", "is down");
-            witness_crash(s);
-            sim_at(s, s->now + ms(s, 50, 10000), NOBODY, witness_back);
-        }
+        harm_witness_down(s);
+        break;
+    case F_LATE_WITNESS:
+        s->witness.late_until = s->now + ms(s, 500, 10000);
+        TRACE(s, "witness", "answers seconds late");
         break;
     case F_EMPTY_VOTER:
-        empty_voter(s);
+        harm_empty_voter(s);
         break;
     case F_EMPTY_STORE:
-        if (!rng_chance(&s->rng, 0.4) || !old_disk_back(s, self))
-            empty_store(s);
+        harm_empty_store(s, self);
         break;
     case F_SWITCHOVER:
-        operator_asks(s, PE_OP_SWITCHOVER);
-        break;
     case F_FAILOVER:
-        operator_asks(s, PE_OP_FAILOVER);
-        break;
     case F_FORCE:
-        operator_forces(s);
+        harm_order(s, self, kind);
         break;
+    case F_STOP:
+        harm_stop(s, self);
+        break;
+    case F_ROLLBACK:
+    case F_CLONE:
     case F_KINDS:
         break;
     }
@@ -373,13 +263,17 @@ void faults_end(struct sim *s)
     s->plan.client_impatient = s->plan.client_gives_up = 0;
     s->plan.transaction_max = 60 * MS;
     s->plan.defer = 0;
+    s->witness.late_until = 0;
     for (unsigned i = 0; i < NODES; i++) {
         struct node *n = &s->node[i];
-        n->slow_until = 0;
+        n->slow_until = n->stall_until = n->low_until = n->full_until = n->late_until = 0;
+        n->disk_fault = DISK_OK;
+        n->voter_fault = false;
         n->crash_after_steps = 0;
-        if (!n->up)
+        n->wall_offset_ms = (int64_t)rng_below(&s->rng, 2000) - 1000;
+        if (!n->up && s->plan.out != i)
             node_start(s, i);
     }
-    if (!s->witness.up)
+    if (!s->witness.up && s->plan.out != WITNESS)
         witness_start(s);
 }

@@ -45,6 +45,8 @@ static void on_heartbeat(struct sim *s, struct node *n, const struct heartbeat *
         .type = PE_HEARTBEAT, .heartbeat = *h, .wall_ms = node_wall(s, n), .flag = true};
     switch (heartbeat_guard_receive(&n->guard, h)) {
     case HEARTBEAT_ALIVE:
+        n->heard_peer = true;
+        n->heard_skew_ms = h->wall_ms - ev.wall_ms;
         health_post(s, n, &ev);
         break;
     case HEARTBEAT_CONTACT:
@@ -91,16 +93,30 @@ static void row_written(struct sim *s, struct task *t)
 {
     struct voter_state *row = t->p;
     struct node *n = &s->node[t->process];
+    if (s->now < n->stall_until) { /* the same disk */
+        struct task *again = sim_at(s, n->stall_until, n->self, row_written);
+        again->p = row;
+        again->drop = drop_p;
+        s->count.effect[F_STALL]++;
+        return;
+    }
+    bool fails = n->voter_fault, kept = !fails || rng_chance(&s->rng, 0.5);
+    n->voter_fault = false;
     bool done = true, dies = node_dies_here(s, n, &done);
-    if (done) {
+    if (done && kept) {
         struct voter_state before = n->disk.voter;
         n->disk.voter = *row;
         n->disk.has_voter = true;
         books_voter(s, n->self, &before, row);
     }
     free(row);
+    if (fails) {
+        s->count.effect[F_WRITE]++;
+        TRACE(s, process_name(n->self), "disk: the voter's row can't be written (%s)",
+              kept ? "it is there all the same" : "the old one stays");
+    }
     if (!dies) {
-        register_persisted(n->reg, true, node_now(s, n));
+        register_persisted(n->reg, !fails, node_now(s, n));
         return;
     }
     node_crash(s, n->self, n->crash_silent, "at a write of the voter's row");
@@ -250,6 +266,14 @@ static void publish_view(struct sim *s, struct node *n)
     t->a = v.serving;
 }
 
+static void stopped(struct sim *s, struct task *t)
+{
+    struct node *n = &s->node[t->a];
+    s->count.effect[F_STOP]++;
+    node_crash(s, n->self, false, "by itself: a clean stop");
+    faults_restart_later(s, n->self);
+}
+
 static void on_pair(void *ctx, const struct pair_effect *fx)
 {
     struct task *box = ctx;
@@ -274,6 +298,7 @@ static void on_pair(void *ctx, const struct pair_effect *fx)
         break;
     case PX_SERVE:
         s->count.takeovers++;
+        n->serving_ns = node_now(s, n);
         if (fx->record.forced && fx->record.epoch == fx->epoch)
             books_forced(s, n, fx->epoch);
         books_serve(s, n, fx->epoch);
@@ -291,9 +316,12 @@ static void on_pair(void *ctx, const struct pair_effect *fx)
         break;
     case PX_OP_DONE:
         TRACE(s, process_name(n->self), "operator: %s: %s", fx->ok ? "done" : "no", fx->text);
+        s->count.effect[n->order] += fx->ok;
         break;
     case PX_HOOK:
+        break;
     case PX_STOPPED:
+        sim_at(s, s->now, n->self, stopped)->a = n->self;
         break;
     default: /* PROMOTE, FOLLOW, DROP, TAKE_BACK, PAIRED, DRAIN, EPOCH_SEEN */
         s->count.drops += fx->type == PX_DROP;
@@ -311,10 +339,35 @@ void health_post(struct sim *s, struct node *n, const struct pair_event *ev)
 
 /* --- time --- */
 
+/* What node_calls_uv.c asks of the other threads: does one make no progress? */
+static bool stalled(const struct sim *s, const struct node *n)
+{
+    const struct storage_model *m = &n->storage;
+    uint64_t limit = s->plan.stall_timeout, now = node_now(s, n);
+    if (m->busy && !m->failed && now - m->busy_since > limit)
+        return true;
+    for (unsigned i = T_RELAY; i < THREADS; i++)
+        if (s->now < n->thread_until[i] && s->now - n->thread_since[i] > limit + 100 * MS)
+            return true;
+    return false;
+}
+
+static void watch_others(struct sim *s, struct node *n)
+{
+    bool now = stalled(s, n);
+    if (now == n->stalled)
+        return;
+    n->stalled = now;
+    TRACE(s, process_name(n->self), "health: %s",
+          now ? "no progress of a thread or of the disk" : "progress again");
+    health_post(s, n, &(struct pair_event){.type = PE_STALLED, .flag = now});
+}
+
 static void tick(struct sim *s, struct task *t)
 {
     struct node *n = &s->node[t->process];
     uint64_t now = node_now(s, n);
+    watch_others(s, n);
     n->arbiter->ops->tick(n->arbiter, now);
     if (n->arbiter->ops->all_virgin(n->arbiter, now))
         health_post(s, n, &(struct pair_event){.type = PE_VIRGIN});

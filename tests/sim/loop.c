@@ -63,19 +63,35 @@ struct task *sim_at(struct sim *s, uint64_t at, unsigned process, task_fn fn)
     return t;
 }
 
+struct task *sim_at_thread(struct sim *s, uint64_t at, unsigned process, enum thread thread,
+                           task_fn fn)
+{
+    struct task *t = sim_at(s, at, process, fn);
+    t->thread = (uint8_t)thread;
+    return t;
+}
+
 static void task_end(struct sim *s, struct task *t)
 {
     t->next_free = s->free_tasks;
     s->free_tasks = t;
 }
 
-static uint64_t paused_until(const struct sim *s, unsigned process)
+/* Until when the task has to wait because its process or its thread stands still; 0: not. */
+static uint64_t paused_until(struct sim *s, const struct task *t)
 {
-    uint64_t until = 0;
-    if (process < NODES && s->node[process].paused)
-        until = s->node[process].pause_until;
-    else if (process == WITNESS && s->witness.paused)
+    uint64_t until = 0, hangs = 0;
+    if (t->process < NODES) {
+        const struct node *n = &s->node[t->process];
+        until = n->paused ? n->pause_until : 0;
+        hangs = t->thread ? n->thread_until[t->thread] : 0;
+    } else if (t->process == WITNESS && s->witness.paused) {
         until = s->witness.pause_until;
+    }
+    s->count.effect[F_PAUSE] += until > s->now;
+    s->count.effect[F_THREAD] += hangs > s->now;
+    if (hangs > until)
+        until = hangs;
     return until > s->now ? until : 0;
 }
 
@@ -87,7 +103,7 @@ bool sim_run_one(struct sim *s)
     assert(t->at >= s->now);
     s->now = t->at;
     bool dead = t->process != NOBODY && t->life != life_of(s, t->process);
-    uint64_t wake = dead ? 0 : paused_until(s, t->process);
+    uint64_t wake = dead ? 0 : paused_until(s, t);
     if (wake) { /* a frozen process finds it when it wakes, in this order */
         t->at = wake;
         t->order = s->order++;

@@ -142,6 +142,45 @@ static void trace_again(const struct options *o, uint64_t seed)
            seed);
 }
 
+/* Each kind of fault: how often it was ordered, and how often it then did something. */
+static void print_faults(const struct counters *c)
+{
+    static const struct {
+        const char *name, *what;
+    } kinds[F_KINDS] = {
+        [F_CRASH] = {"crash", "ended a node"},
+        [F_CRASH_STEP] = {"crash at a durable step", "ended a node there"},
+        [F_PAUSE] = {"pause", "events that waited"},
+        [F_CUT] = {"cut", "datagrams and frames held up"},
+        [F_WEATHER] = {"bad network", "datagrams lost"},
+        [F_BREAK] = {"link breaks", "links"},
+        [F_MUTE] = {"link carries nothing", "times that frames waited"},
+        [F_DISK] = {"slow disk", "slow commits"},
+        [F_WITNESS] = {"witness down", "ended it"},
+        [F_EMPTY_VOTER] = {"voter emptied", "voters"},
+        [F_EMPTY_STORE] = {"store emptied or exchanged", "stores"},
+        [F_SWITCHOVER] = {"switchover", "done"},
+        [F_FAILOVER] = {"failover", "done"},
+        [F_WRITE] = {"failed write", "transactions or rows"},
+        [F_FSYNC] = {"failed fsync", "transactions"},
+        [F_FULL] = {"disk fills up", "452 or failed transactions"},
+        [F_STALL] = {"disk hangs", "writes that waited"},
+        [F_THREAD] = {"thread hangs", "events that waited"},
+        [F_SLOW_PEER] = {"slow machine", "late events"},
+        [F_CLOCK] = {"wall clock jumps", "by over a minute"},
+        [F_LATE_WITNESS] = {"witness answers late", "datagrams"},
+        [F_STOP] = {"clean stop", "done"},
+        [F_ROLLBACK] = {"store rolled back", "stores"},
+        [F_CLONE] = {"store used elsewhere", "ids given out twice"},
+        [F_FORCE] = {"failover --force", "done"},
+    };
+    printf("faults, as ordered / what they did:\n");
+    for (unsigned i = 0; i < F_KINDS; i++)
+        if (c->injected[i] || c->effect[i])
+            printf("  %-28s %9" PRIu64 " / %" PRIu64 " %s\n", kinds[i].name, c->injected[i],
+                   c->effect[i], kinds[i].what);
+}
+
 static void print_sum(const struct shared_state *sh, double took)
 {
     const struct counters *c = &sh->sum;
@@ -149,17 +188,19 @@ static void print_sum(const struct shared_state *sh, double took)
     printf("%" PRIu64 " seeds, %.1f virtual hours in %.1f s: %.2f virtual hours a second, "
            "%.1f million events\n",
            sh->done, hours, took, took > 0 ? hours / took : 0, (double)c->events / 1e6);
-    printf("%" PRIu64 " acknowledged, %" PRIu64 " delivered, %" PRIu64 " bounced; %" PRIu64
-           " epochs, %" PRIu64 " dropped, %" PRIu64 " taken back; %" PRIu64 " faults, %" PRIu64
-           " crashes, %" PRIu64 " voters or stores emptied\n",
-           c->acked, c->delivered, c->bounced, c->epochs, c->drops, c->take_backs, c->faults,
-           c->crashes, c->emptied);
+    printf("%" PRIu64 " acknowledged, %" PRIu64 " delivered, %" PRIu64 " bounced, %" PRIu64
+           " expired; %" PRIu64 " epochs, %" PRIu64 " dropped, %" PRIu64 " taken back; %" PRIu64
+           " faults, %" PRIu64 " crashes\n",
+           c->acked, c->delivered, c->bounced, c->expired, c->epochs, c->drops, c->take_backs,
+           c->faults, c->crashes);
+    print_faults(c);
     printf("sent twice: %" PRIu64 " in doubt at a takeover, %" PRIu64
-           " where the receiver's reply was lost, %" PRIu64
-           " after two failures; quarantined %" PRIu64 ", superseded %" PRIu64 ", losses excused "
-           "%" PRIu64 "\n",
-           c->doubled_in_doubt, c->doubled_reply_lost, c->doubled_two_crashes, c->quarantined,
-           c->superseded, c->excused);
+           " where the receiver's reply was lost, %" PRIu64 " after two failures, %" PRIu64
+           " by a forced takeover, %" PRIu64
+           " with a store that had lost its end; quarantined %" PRIu64 ", superseded %" PRIu64
+           ", losses excused %" PRIu64 "\n",
+           c->doubled_in_doubt, c->doubled_reply_lost, c->doubled_two_crashes, c->doubled_forced,
+           c->doubled_lost_store, c->quarantined, c->superseded, c->excused);
 }
 
 static int run_seeds(const struct options *o)

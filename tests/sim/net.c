@@ -54,15 +54,23 @@ static void datagram_lands(struct sim *s, struct task *t)
 void net_datagram(struct sim *s, unsigned from, unsigned to, struct slice bytes)
 {
     assert(from != to && from < PROCESSES && to < PROCESSES);
-    if (s->cut[from][to][UDP])
+    if (s->cut[from][to][UDP]) {
+        s->count.effect[F_CUT]++;
         return;
+    }
     unsigned copies = 1 + rng_chance(&s->rng, s->weather.dup);
     while (copies--) {
-        if (rng_chance(&s->rng, s->weather.loss))
+        if (rng_chance(&s->rng, s->weather.loss)) {
+            s->count.effect[F_WEATHER]++;
             continue;
+        }
         uint64_t delay = one_way(s);
         if (rng_chance(&s->rng, s->weather.late))
             delay += rng_below(&s->rng, SEC);
+        if (from == WITNESS && s->now < s->witness.late_until) {
+            delay += rng_range(&s->rng, SEC, 5 * SEC);
+            s->count.effect[F_LATE_WITNESS]++;
+        }
         struct task *t = sim_at(s, s->now + delay, NOBODY, datagram_lands);
         t->a = to | (uint64_t)from << 2;
         t->b = bytes.n;
@@ -136,7 +144,7 @@ static void end_down(struct sim *s, struct conn *c, unsigned end)
     pipe_clear(&c->pipe[end]);
     if (!alive)
         return;
-    struct task *t = sim_at(s, s->now, c->end[end], tell_down);
+    struct task *t = sim_at_thread(s, s->now, c->end[end], T_REPLICATION, tell_down);
     t->a = c->end[end];
     t->b = c->id;
 }
@@ -172,7 +180,7 @@ static void tell_drained(struct sim *s, struct task *t)
 
 static void drained(struct sim *s, struct conn *c, unsigned end)
 {
-    struct task *t = sim_at(s, s->now + 10 * US, c->end[end], tell_drained);
+    struct task *t = sim_at_thread(s, s->now + 10 * US, c->end[end], T_REPLICATION, tell_drained);
     t->a = c->end[end];
     t->b = c->id;
 }
@@ -206,7 +214,7 @@ static void pump_one(struct sim *s, struct conn *c, unsigned end)
         struct arrival *x = xmalloc(sizeof *x + f->n);
         *x = (struct arrival){.link = c->id, .type = f->type, .n = f->n};
         memcpy(x->data, f->data, f->n);
-        struct task *t = sim_at(s, s->now, c->end[to], frame_arrives);
+        struct task *t = sim_at_thread(s, s->now, c->end[to], T_REPLICATION, frame_arrives);
         t->a = c->end[to];
         t->p = x;
         t->drop = drop_bytes;
@@ -231,6 +239,7 @@ static void pump(struct sim *s, struct task *t)
         bool stuck = c->mute || s->cut[c->end[end]][c->end[1 - end]][TCP] ||
                      s->cut[c->end[1 - end]][c->end[end]][TCP];
         if (stuck) {
+            s->count.effect[c->mute ? F_MUTE : F_CUT]++;
             if (end_alive(s, c, 0) || end_alive(s, c, 1))
                 pump_at(s, c, end, s->now + rng_range(&s->rng, 20 * MS, 200 * MS));
             return;
@@ -348,7 +357,8 @@ static void dial_lands(struct sim *s, struct task *t)
                        .open = {true, true}};
     s->conns = c;
     for (unsigned end = 0; end < 2; end++) {
-        struct task *x = sim_at(s, s->now + (end ? one_way(s) : 0), c->end[end], tell_up);
+        struct task *x =
+            sim_at_thread(s, s->now + (end ? one_way(s) : 0), c->end[end], T_REPLICATION, tell_up);
         x->a = c->end[end] | (end ? 0 : 2);
         x->b = c->id;
         if (end) /* the accepting end hears of it before the first frame */
@@ -390,6 +400,7 @@ void net_break_links(struct sim *s)
     for (struct conn *c = s->conns; c; c = c->next) {
         bool one_side = rng_chance(&s->rng, 0.3);
         unsigned first = (unsigned)rng_below(&s->rng, 2);
+        s->count.effect[F_BREAK]++;
         end_down(s, c, first);
         if (one_side)
             send_fin(s, c, first); /* the other hears of it in time */

@@ -25,11 +25,19 @@ int64_t node_wall(const struct sim *s, const struct node *n)
 
 struct task *node_mail(struct sim *s, struct node *n, enum channel c, task_fn fn)
 {
+    static const enum thread reader[CHANNELS] = {[STORAGE_TO_REPLICATION] = T_REPLICATION,
+                                                 [READER_TO_REPLICATION] = T_REPLICATION,
+                                                 [HEALTH_TO_REPLICATION] = T_REPLICATION,
+                                                 [TO_RELAY] = T_RELAY};
     uint64_t at = s->now + rng_skewed(&s->rng, 5 * US, s->plan.mail_delay_max);
+    if (s->now < n->late_until) {
+        at += rng_below(&s->rng, n->late_max);
+        s->count.effect[F_SLOW_PEER]++;
+    }
     if (at <= n->last[c])
         at = n->last[c] + 1;
     n->last[c] = at;
-    return sim_at(s, at, n->self, fn);
+    return sim_at_thread(s, at, n->self, reader[c], fn);
 }
 
 void node_start(struct sim *s, unsigned self)
@@ -44,6 +52,11 @@ void node_start(struct sim *s, unsigned self)
           m->id.b[1], m->end.epoch, (unsigned long long)m->end.lsn,
           m->copying ? ", a copy in progress" : "");
     n->crash_after_steps = 0;
+    n->stalled = n->stopping = n->heard_peer = false;
+    n->disk_fault = DISK_OK;
+    n->voter_fault = false;
+    memset(n->thread_until, 0, sizeof n->thread_until);
+    n->serving_ns = 0;
     relay_start(s, n);
     health_start(s, n);
     replication_start(s, n);
@@ -92,5 +105,6 @@ bool node_dies_here(struct sim *s, struct node *n, bool *done)
     if (!n->crash_after_steps || --n->crash_after_steps)
         return false;
     *done = !n->crash_before;
+    s->count.effect[F_CRASH_STEP]++;
     return true;
 }

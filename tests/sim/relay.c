@@ -21,13 +21,13 @@ static void tick(struct sim *s, struct task *t)
             storage_submit(s, n, op);
         }
     }
-    sim_at(s, s->now + TICK_MS * MS, n->self, tick);
+    sim_at_thread(s, s->now + TICK_MS * MS, n->self, T_RELAY, tick);
 }
 
 void relay_start(struct sim *s, struct node *n)
 {
     n->relay = (struct relay){.epoch = 0};
-    sim_at(s, s->now + rng_below(&s->rng, TICK_MS * MS), n->self, tick);
+    sim_at_thread(s, s->now + rng_below(&s->rng, TICK_MS * MS), n->self, T_RELAY, tick);
 }
 
 static void forget(struct sim *s, struct node *n)
@@ -183,6 +183,10 @@ bool relay_submit(struct sim *s, struct node *n, unsigned message, unsigned sess
     struct relay *r = &n->relay;
     if (!n->gate || !r->epoch)
         return false;
+    if (s->now < n->low_until) { /* 452: below the disk reserve */
+        s->count.effect[F_FULL]++;
+        return false;
+    }
     const struct message *m = &s->message[message];
     uint64_t id = MESSAGE_ID(r->epoch, r->next_seq++);
     struct op *op = xcalloc(1, sizeof *op);

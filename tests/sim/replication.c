@@ -48,7 +48,7 @@ static void dial_now(struct sim *s, struct task *t)
 
 void replication_dial_again(struct sim *s, struct node *n, uint64_t after)
 {
-    sim_at(s, s->now + after, n->self, dial_now);
+    sim_at_thread(s, s->now + after, n->self, T_REPLICATION, dial_now);
     n->dial_backoff = n->dial_backoff * 2 < SEC ? n->dial_backoff * 2 : SEC;
 }
 
@@ -129,7 +129,7 @@ static void tick(struct sim *s, struct task *t)
 {
     struct node *n = &s->node[t->process];
     replication_step(s, n, &(struct replica_event){.type = RE_TICK});
-    sim_at(s, s->now + TICK_MS * MS, n->self, tick);
+    sim_at_thread(s, s->now + TICK_MS * MS, n->self, T_REPLICATION, tick);
 }
 
 void replication_start(struct sim *s, struct node *n)
@@ -139,14 +139,15 @@ void replication_start(struct sim *s, struct node *n)
                                .retention_ms = 7ull * 86400 * 1000,
                                .quarantine_ms = s->plan.quarantine_ms,
                                .ring_bytes = s->plan.ring_bytes,
-                               .catch_up_bytes = s->plan.catch_up_bytes};
+                               .catch_up_bytes = s->plan.catch_up_bytes,
+                               .window_bytes = s->plan.window_bytes};
     for (unsigned i = 0; i < sizeof c.random; i++)
         c.random[i] = (uint8_t)rng_u64(&s->rng);
     n->dialing = false;
     n->link_out = 0;
     n->replica =
         replica_new(&c, "sim", store_memory_meta(n->disk.store), on_replica, &s->box[n->self]);
-    sim_at(s, s->now + rng_below(&s->rng, TICK_MS * MS), n->self, tick);
+    sim_at_thread(s, s->now + rng_below(&s->rng, TICK_MS * MS), n->self, T_REPLICATION, tick);
 }
 
 void replication_stop(struct node *n)

@@ -15,6 +15,8 @@ enum {
 static void set_up(struct sim *s)
 {
     s->books.chosen = -1;
+    s->books.server = NOBODY;
+    s->plan.out = NOBODY;
     for (unsigned i = 0; i < PROCESSES; i++)
         s->box[i] = (struct task){.a = i, .p = s};
     plan_draw(s);

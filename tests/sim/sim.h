@@ -31,14 +31,19 @@ struct task {
     task_fn fn;
     void (*drop)(struct task *t); /* frees what p holds when the task never runs; may be NULL */
     unsigned process;
+    uint8_t thread; /* enum thread: of a thread that hangs, it waits */
     uint32_t life;
     uint64_t a, b;
     void *p;
     struct task *next_free;
 };
 
+enum thread { T_ANY, T_RELAY, T_REPLICATION, THREADS };
+
 /* --- loop.c --- */
 struct task *sim_at(struct sim *s, uint64_t at, unsigned process, task_fn fn);
+struct task *sim_at_thread(struct sim *s, uint64_t at, unsigned process, enum thread thread,
+                           task_fn fn);
 bool sim_run_one(struct sim *s); /* false: nothing left */
 void sim_loop_free(struct sim *s);
 void sim_trace(struct sim *s, const char *who, const char *fmt, ...)
@@ -67,7 +72,18 @@ enum fault_kind {
     F_EMPTY_STORE,
     F_SWITCHOVER,
     F_FAILOVER,
-    F_FORCE, /* an operator takes the other for dead; few seeds know it */
+    F_WRITE,        /* a transaction, or a write of the voter's row, fails */
+    F_FSYNC,        /* a commit fails: it may be there after a restart */
+    F_FULL,         /* below the reserve, sometimes really full; sometimes both disks */
+    F_STALL,        /* a disk doesn't answer for a while */
+    F_THREAD,       /* the relay's or replication's thread doesn't run for a while */
+    F_SLOW_PEER,    /* a machine whose threads answer each other late */
+    F_CLOCK,        /* a wall clock jumps */
+    F_LATE_WITNESS, /* it answers seconds late */
+    F_STOP,         /* a clean stop */
+    F_ROLLBACK,     /* a store becomes what it was some time ago */
+    F_CLONE,        /* the same, and it has been used elsewhere meanwhile */
+    F_FORCE,        /* an operator takes the other for dead; few seeds know it */
     F_KINDS
 };
 struct plan {
@@ -76,7 +92,7 @@ struct plan {
     double burst; /* chance that a fault is followed by another at once */
     double weight[F_KINDS];
     struct weather weather;
-    uint64_t heartbeat, lease[NODES], takeover_after, standby_timeout;
+    uint64_t heartbeat, lease[NODES], takeover_after, standby_timeout, stall_timeout;
     double rate[NODES]; /* of the clocks */
     uint64_t commit_min, commit_max;
     uint64_t quarantine_ms;
@@ -85,7 +101,9 @@ struct plan {
     uint64_t mail_delay_max;  /* between threads */
     uint64_t think_max;       /* of a client, between messages */
     uint64_t transaction_max; /* of a delivery, from its start to its final dot */
-    size_t ring_bytes, catch_up_bytes;
+    size_t ring_bytes, catch_up_bytes, window_bytes;
+    uint64_t expire_ms;
+    unsigned out; /* who stays down at first when the faults have ended; NOBODY: none */
 };
 
 /* --- net.c --- */
@@ -127,7 +145,7 @@ void net_free(struct sim *s);
 
 /* --- storage.c: the storage thread and its reader --- */
 enum op_kind { OP_ADD, OP_OUTCOME, OP_RELEASE_DUE };
-enum op_fate { OP_DURABLE, OP_NOT_PRIMARY };
+enum op_fate { OP_DURABLE, OP_NOT_PRIMARY, OP_FAILED /* unknown */ };
 struct op {
     struct op *next;
     enum op_kind kind;
@@ -222,10 +240,13 @@ struct disk { /* what survives a crash */
     bool has_voter;
     uint64_t boot_counter;
 };
+enum disk_fault { DISK_OK, DISK_WRITE, DISK_FSYNC, DISK_FULL };
 struct storage_model {
     struct item *head, *tail; /* operations and requests in order of arrival */
     struct item *under_way;
     bool busy, own_open;
+    bool failed; /* nothing is written any more until a restart */
+    uint64_t busy_since;
     struct own *own;
     uint32_t writer; /* epoch in which operations are taken; 0: closed */
     struct pos committed;
@@ -262,6 +283,18 @@ struct node {
     unsigned crash_after_steps; /* 0: none */
     bool crash_before, crash_silent;
     uint64_t slow_until, slow_max;
+    enum disk_fault disk_fault; /* of the next transaction */
+    bool voter_fault;           /* of the next write of the voter's row */
+    uint64_t stall_until, low_until, full_until;
+    uint64_t thread_since[THREADS], thread_until[THREADS];
+    uint64_t late_until, late_max; /* mail between its threads */
+    bool stalled;                  /* as health was told */
+    bool stopping;
+    enum fault_kind order; /* of an operator, the newest */
+    /* the wall clock, as books keep it */
+    uint64_t serving_ns;   /* since when it serves, on its clock */
+    int64_t heard_skew_ms; /* true difference at the peer's newest sign of life */
+    bool heard_peer;
 };
 uint64_t node_now(const struct sim *s, const struct node *n);
 int64_t node_wall(const struct sim *s, const struct node *n);
@@ -331,11 +364,13 @@ struct books {
     } owner[4096];
     unsigned n_owners;
     uint32_t delivery_epoch;
-    unsigned delivery_node;
+    unsigned delivery_node, server; /* server: who served last; NOBODY: nobody yet */
     struct {
         uint32_t epoch;
         uint64_t committed;
     } mark[NODES];
+    uint64_t took_over_at[NODES]; /* from the other node, the last time */
+    bool apart[NODES];            /* wall clocks were more than a minute apart then */
     bool check_all;
     uint32_t forced; /* epoch of the newest forced takeover; 0: none */
     unsigned forced_node;
@@ -344,6 +379,8 @@ struct counters {
     uint64_t acked, delivered, bounced, doubled_in_doubt, doubled_reply_lost, doubled_two_crashes;
     uint64_t takeovers, crashes, faults, quarantined, superseded, emptied, excused, epochs;
     uint64_t virtual_ns, events, drops, take_backs, forced, doubled_forced;
+    uint64_t expired, doubled_lost_store;
+    uint64_t injected[F_KINDS], effect[F_KINDS]; /* of each kind: how often, and what it did */
 };
 struct copy *books_find(struct sim *s, uint64_t id);
 struct copy *books_new(struct sim *s, uint64_t id, unsigned message, unsigned node, unsigned rcpts);
@@ -367,6 +404,7 @@ bool books_spare(struct sim *s, unsigned node);
 const struct record *books_record(const struct sim *s); /* NULL: none yet */
 const struct record *books_record_of(const struct sim *s, uint32_t epoch);
 void books_end(struct sim *s);
+void books_expire(struct sim *s, struct node *n, uint64_t id, uint32_t rcpt);
 void books_forced(struct sim *s, struct node *n, uint32_t epoch);
 void books_free(struct sim *s);
 void body_hash(uint64_t key, uint8_t out[32]);
@@ -376,6 +414,7 @@ void plan_draw(struct sim *s);
 void faults_start(struct sim *s);
 void faults_end(struct sim *s);
 void faults_restart_later(struct sim *s, unsigned self);
+void faults_repair_later(struct sim *s, struct node *n); /* its store has failed */
 
 struct witness {
     bool up, paused;
@@ -384,7 +423,7 @@ struct witness {
     struct voter_state voter;
     bool has_voter;
     struct reg *reg;
-    uint64_t last;
+    uint64_t last, late_until;
 };
 void witness_start(struct sim *s);
 void witness_crash(struct sim *s);

@@ -64,9 +64,56 @@ static void push(struct sim *s, struct node *n, struct item *i)
 
 static uint64_t commit_time(struct sim *s, struct node *n)
 {
-    if (s->now < n->slow_until)
+    if (s->now < n->slow_until) {
+        s->count.effect[F_DISK]++;
         return rng_range(&s->rng, MS, n->slow_max);
+    }
     return rng_skewed(&s->rng, s->plan.commit_min, s->plan.commit_max);
+}
+
+/* --- a disk that fails (node/queue: storage_fail) --- */
+
+/* The next transaction meets this fault. */
+static enum disk_fault fault_due(struct sim *s, struct node *n)
+{
+    enum disk_fault f = n->disk_fault;
+    if (f == DISK_OK && s->now < n->full_until)
+        f = DISK_FULL;
+    n->disk_fault = DISK_OK;
+    if (f == DISK_WRITE)
+        s->count.effect[F_WRITE]++;
+    else if (f == DISK_FSYNC)
+        s->count.effect[F_FSYNC]++;
+    else if (f == DISK_FULL)
+        s->count.effect[F_FULL]++;
+    return f;
+}
+
+static void failure_arrives(struct sim *s, struct task *t)
+{
+    health_post(s, &s->node[t->process], &(struct pair_event){.type = PE_STORAGE_FAILED});
+}
+
+/* Final until the process is started anew and the store checked: an operator sees to that. */
+static void storage_fail(struct sim *s, struct node *n, enum disk_fault f)
+{
+    static const char *const what[] = {"?", "a write fails", "an fsync fails", "no space left"};
+    if (n->storage.failed)
+        return;
+    TRACE(s, process_name(n->self), "disk: %s; this store writes nothing any more", what[f]);
+    n->storage.failed = true;
+    node_mail(s, n, STORAGE_TO_HEALTH, failure_arrives);
+    faults_repair_later(s, n);
+}
+
+/* True: the disk hangs; the task comes again when it answers. */
+static bool hangs(struct sim *s, struct node *n, task_fn fn)
+{
+    if (s->now >= n->stall_until)
+        return false;
+    s->count.effect[F_STALL]++;
+    sim_at(s, n->stall_until, n->self, fn);
+    return true;
 }
 
 /* --- answers --- */
@@ -240,33 +287,45 @@ static int put_twins(struct own *o, const struct row_message *m)
 struct due {
     struct row rows[8];
     unsigned n;
-    int64_t wall_ms;
+    int64_t wall_ms, ahead_ms;
 };
 
+/* A quarantine that is over; and what no schedule of this clock's could have put so far ahead. */
 static bool collect_due(void *ctx, const struct row *r, enum unmerged_class unmerged)
 {
     struct due *d = ctx;
-    if (unmerged == UNMERGED_NONE && r->recipient.state == RCPT_QUARANTINED &&
-        r->recipient.next_ms <= d->wall_ms)
+    const struct row_recipient *x = &r->recipient;
+    bool due = x->state == RCPT_QUARANTINED && x->next_ms <= d->wall_ms;
+    bool ahead = !rcpt_terminal(x->state) && x->next_ms > d->wall_ms + d->ahead_ms;
+    if (unmerged == UNMERGED_NONE && (due || ahead))
         d->rows[d->n++] = *r;
     return d->n < 8;
 }
 
-static int release_due(struct own *o)
+static int release_due(struct own *o, int64_t ahead_ms)
 {
-    struct due d = {.wall_ms = o->wall_ms};
+    struct due d = {.wall_ms = o->wall_ms, .ahead_ms = ahead_ms};
     store_memory_each_live(o->store, collect_due, &d);
     int err = STORE_OK;
     for (unsigned i = 0; i < d.n && !err; i++) {
-        d.rows[i].recipient.state = RCPT_QUEUED;
+        struct row_recipient *x = &d.rows[i].recipient;
+        if (x->next_ms <= d.wall_ms)
+            x->state = RCPT_QUEUED;
+        else if (x->state == RCPT_QUARANTINED)
+            x->next_ms = d.wall_ms + ahead_ms;
+        else
+            x->next_ms = d.wall_ms;
         err = own_put(o, &d.rows[i]);
     }
     return err;
 }
 
+/* Beyond the longest retry and the quarantine (deliver.c, plan_draw). */
+enum { AHEAD_MS = 15000 };
+
 static int write_op(struct own *o, struct op *op)
 {
-    int err = op->kind == OP_RELEASE_DUE ? release_due(o) : put_rows(o, op);
+    int err = op->kind == OP_RELEASE_DUE ? release_due(o, AHEAD_MS) : put_rows(o, op);
     for (unsigned i = 0; op->kind == OP_ADD && i < op->n_rows && !err; i++)
         if (op->row[i].type == ROW_MESSAGE)
             err = put_twins(o, &op->row[i].message);
@@ -290,10 +349,43 @@ static int write_merge(struct own *o, const struct store_request *req, int64_t q
     return err;
 }
 
+/* The batch is with replication, its commit failed: whether it is here, a restart will tell. */
+static void commit_failed(struct sim *s, struct node *n, enum disk_fault f)
+{
+    struct storage_model *m = &n->storage;
+    store_memory_resume(n->disk.store);
+    if (f == DISK_FSYNC && rng_chance(&s->rng, 0.5))
+        own_commit(m->own, m->committed);
+    else
+        own_abort(m->own);
+    m->own_open = m->busy = false;
+    store_memory_sync(n->disk.store);
+    for (struct item *i = m->under_way, *next; i; i = next) {
+        next = i->next;
+        if (i->op) {
+            op_back(s, n, i->op, OP_FAILED);
+            i->op = NULL;
+        } else {
+            reply(s, n, STORAGE_TO_REPLICATION, &i->req, (struct store_reply){.err = STORE_IO});
+        }
+        item_free(i);
+    }
+    m->under_way = NULL;
+    storage_fail(s, n, f);
+    next_item(s, n);
+}
+
 static void commit_done(struct sim *s, struct task *t)
 {
     struct node *n = &s->node[t->process];
     struct storage_model *m = &n->storage;
+    if (hangs(s, n, commit_done))
+        return;
+    enum disk_fault f = fault_due(s, n);
+    if (f) {
+        commit_failed(s, n, f);
+        return;
+    }
     bool done = true;
     bool dies = node_dies_here(s, n, &done);
     store_memory_resume(n->disk.store);
@@ -339,6 +431,7 @@ static void commit_own(struct sim *s, struct node *n)
         hand_over(s, n, &x);
     }
     m->busy = m->own_open = true;
+    m->busy_since = node_now(s, n);
     store_memory_suspend(n->disk.store);
     sim_at(s, s->now + commit_time(s, n), n->self, commit_done);
 }
@@ -358,7 +451,7 @@ static void start_ops(struct sim *s, struct node *n)
     bool begun = false;
     for (unsigned k = 0; k < GROUP_MAX && m->head && m->head->op; k++) {
         struct item *i = pop(m);
-        if (i->op->epoch != m->writer || !m->writer) {
+        if (i->op->epoch != m->writer || !m->writer || m->failed) {
             op_back(s, n, i->op, OP_NOT_PRIMARY);
             i->op = NULL;
             item_free(i);
@@ -371,10 +464,22 @@ static void start_ops(struct sim *s, struct node *n)
             assert(!"memory doesn't fail");
         add_under_way(m, i);
     }
-    if (begun)
-        commit_own(s, n);
-    else
+    if (!begun) {
         next_item(s, n);
+    } else if (n->disk_fault == DISK_WRITE && rng_chance(&s->rng, 0.5)) {
+        own_abort(o); /* nothing was handed over: its numbers were not given out */
+        for (struct item *i = m->under_way, *next; i; i = next) {
+            next = i->next;
+            op_back(s, n, i->op, OP_NOT_PRIMARY);
+            i->op = NULL;
+            item_free(i);
+        }
+        m->under_way = NULL;
+        storage_fail(s, n, fault_due(s, n));
+        next_item(s, n);
+    } else {
+        commit_own(s, n);
+    }
 }
 
 static void start_merge(struct sim *s, struct node *n)
@@ -382,7 +487,7 @@ static void start_merge(struct sim *s, struct node *n)
     struct storage_model *m = &n->storage;
     struct own *o = own_of(n);
     struct item *i = pop(m);
-    if (m->writer != i->req.epoch || !m->writer) {
+    if (m->writer != i->req.epoch || !m->writer || m->failed) {
         reply(s, n, STORAGE_TO_REPLICATION, &i->req, (struct store_reply){.err = STORE_CONFLICT});
         item_free(i);
         next_item(s, n);
@@ -565,11 +670,40 @@ static void die_in_request(struct sim *s, struct node *n, bool done)
     faults_restart_later(s, n->self);
 }
 
+/* f: DISK_OK: the store has failed before. */
+static void follow_failed(struct sim *s, struct node *n, enum disk_fault f)
+{
+    struct storage_model *m = &n->storage;
+    struct store *st = n->disk.store;
+    store_memory_defer(st, true);
+    if (f == DISK_FSYNC && rng_chance(&s->rng, 0.5))
+        follow_together(s, n, m->under_way);
+    store_memory_sync(st);
+    while (m->under_way) {
+        struct item *i = m->under_way;
+        m->under_way = i->next;
+        reply(s, n, STORAGE_TO_REPLICATION, &i->req, (struct store_reply){.err = STORE_IO});
+        item_free(i);
+    }
+    m->busy = false;
+    if (f)
+        storage_fail(s, n, f);
+    s->books.check_all = true;
+    next_item(s, n);
+}
+
 static void follow_done(struct sim *s, struct task *t)
 {
     struct node *n = &s->node[t->process];
     struct storage_model *m = &n->storage;
     struct store *st = n->disk.store;
+    if (hangs(s, n, follow_done))
+        return;
+    enum disk_fault f = m->failed ? DISK_OK : fault_due(s, n);
+    if (f || m->failed) {
+        follow_failed(s, n, f);
+        return;
+    }
     bool done = true, dies = node_dies_here(s, n, &done);
     struct store_meta before = *store_memory_meta(st);
     store_memory_defer(st, true);
@@ -610,6 +744,7 @@ static void start_follow(struct sim *s, struct node *n)
         add_under_way(m, pop(m));
     }
     m->busy = true;
+    m->busy_since = node_now(s, n);
     sim_at(s, s->now + commit_time(s, n), n->self, follow_done);
 }
 
@@ -618,20 +753,33 @@ static void request_done(struct sim *s, struct task *t)
     struct node *n = &s->node[t->process];
     struct storage_model *m = &n->storage;
     struct item *i = m->under_way;
+    bool writes = i->req.type != SR_CLOSE && i->req.type != SR_META && i->req.type != SR_UNMERGED;
+    if (writes && hangs(s, n, request_done))
+        return;
+    enum disk_fault f = writes && !m->failed ? fault_due(s, n) : DISK_OK;
     bool done = true, dies = node_dies_here(s, n, &done);
     struct store_meta before = *store_memory_meta(n->disk.store);
     store_memory_defer(n->disk.store, true);
-    struct store_reply r = carry_out(s, n, &i->req);
+    struct store_reply r = {.err = STORE_IO};
+    if (!m->failed || i->req.type == SR_CLOSE || i->req.type == SR_META)
+        r = carry_out(s, n, &i->req);
     if (dies) {
         shared_unref(r.bytes);
         die_in_request(s, n, done);
         return;
     }
+    if (f) {
+        if (f != DISK_FSYNC || rng_chance(&s->rng, 0.5))
+            store_memory_lose(n->disk.store, store_memory_unsynced(n->disk.store));
+        r.err = STORE_IO;
+        m->writer = 0;
+        storage_fail(s, n, f);
+    }
     store_memory_sync(n->disk.store);
     m->under_way = NULL;
     m->busy = false;
     const struct store_meta *after = store_memory_meta(n->disk.store);
-    if (tells_health(&before, after))
+    if (tells_health(&before, after) && !m->failed)
         tell_health(s, n, after);
     n->lsn_own = after->end.lsn;
     static const char *const names[] = {"?",     "promote",   "mode",  "close",  "follow",
@@ -667,6 +815,7 @@ static void start_request(struct sim *s, struct node *n)
     }
     bool reads = i->req.type == SR_META || i->req.type == SR_UNMERGED || i->req.type == SR_CLOSE;
     m->busy = true;
+    m->busy_since = node_now(s, n);
     m->under_way = i;
     sim_at(s, s->now + (reads ? 100 * US : commit_time(s, n)), n->self, request_done);
 }

@@ -1,0 +1,15 @@
+/* See wall.h. */
+#include "health/wall.h"
+
+bool wall_apart(const struct pair_view *v)
+{
+    int64_t skew = v->peer_wall_skew_ms;
+    return v->silent_ns == UINT64_MAX || skew > WALL_APART_MS || skew < -WALL_APART_MS;
+}
+
+bool wall_may_expire(const struct pair_view *v, uint64_t serving_ns, uint64_t now_ns)
+{
+    if (!serving_ns)
+        return false;
+    return !wall_apart(v) || now_ns - serving_ns > WALL_HOLD_MS * UINT64_C(1000000);
+}
