@@ -96,9 +96,65 @@ int own_merge(struct own *o, const struct row *theirs, enum unmerged_class as,
     /* The merged recipient may stand under another id than theirs. */
     if (!err && n && theirs->type == ROW_RECIPIENT && row_decode(&r, &row))
         id = row.recipient.id;
+    bool delivered = id && row.recipient.state == RCPT_DELIVERED;
     if (!err)
         err = put_scratch(o);
+    if (!err && delivered)
+        err = own_recall(o, id);
     return err || !id ? err : own_finish(o, id);
+}
+
+enum { RECALLED_MAX = 64 }; /* bounces of one message that are looked at, as in a merge */
+struct recalled {
+    uint64_t id[RECALLED_MAX];
+    unsigned n;
+};
+
+static bool see_bounce(void *ctx, const struct row *r, enum unmerged_class mark)
+{
+    struct recalled *b = ctx;
+    (void)mark;
+    if (r->message.state == MESSAGE_LIVE)
+        b->id[b->n++] = r->message.id;
+    return b->n < RECALLED_MAX;
+}
+
+struct cancelling {
+    struct own *own;
+    bool full;
+};
+
+static bool see_open(void *ctx, const struct row *r, enum unmerged_class mark)
+{
+    struct cancelling *x = ctx;
+    (void)mark;
+    if (rcpt_terminal(r->recipient.state))
+        return true;
+    struct row row = *r;
+    row.recipient.state = RCPT_CANCELLED;
+    x->full = !row_encode(&x->own->scratch, &row);
+    return !x->full;
+}
+
+int own_recall(struct own *o, uint64_t parent)
+{
+    struct store *s = o->store;
+    struct recalled b = {.n = 0};
+    int err = s->ops->each_bounce(s, parent, see_bounce, &b);
+    for (unsigned i = 0; !err && i < b.n; i++) {
+        bool wanted;
+        err = apply_bounce_wanted(s, b.id[i], &wanted);
+        if (err || wanted)
+            continue;
+        struct cancelling x = {.own = o};
+        buf_clear(&o->scratch);
+        err = s->ops->each_recipient(s, b.id[i], see_open, &x);
+        if (!err)
+            err = x.full ? STORE_FULL : put_scratch(o);
+        if (!err)
+            err = own_finish(o, b.id[i]);
+    }
+    return err;
 }
 
 struct accepted {

@@ -136,9 +136,7 @@ static bool see_failed(void *ctx, const struct row *r, enum unmerged_class mark)
     return !b->wanted;
 }
 
-/* A bounce follows its parent: kept if a failure is what came out of the merge and no other bounce
- * tells of that recipient (incident 21). */
-static int bounce_wanted(struct store *s, uint64_t id, bool *wanted)
+int apply_bounce_wanted(struct store *s, uint64_t id, bool *wanted)
 {
     struct row row;
     *wanted = true;
@@ -178,7 +176,7 @@ static int judge(struct store *s, struct row_recipient *p, enum unmerged_class a
     if (err)
         return err == STORE_NOT_FOUND ? STORE_OK : err;
     if (row.message.flags & MSG_BOUNCE) {
-        err = bounce_wanted(s, p->id, &yes);
+        err = apply_bounce_wanted(s, p->id, &yes);
         if (!err && BATON_MUTANT(EVERY_BOUNCE_STAYS, false, !yes))
             p->state = RCPT_CANCELLED;
         return err;

@@ -103,18 +103,20 @@ static int add_rows(struct storage *s, struct storage_op *op)
 }
 
 /* An outcome meets what happened to the recipient meanwhile: a hold stays, and what is terminal
- * never becomes queued again (invariant 4). False: nothing of it is left to write. */
-static int settle_outcome(struct storage *s, struct row_recipient *p, bool *write)
+ * never becomes queued again (invariant 4). *write false: nothing of it is left to write. *late: it
+ * was delivered after all, and a bounce may say otherwise. */
+static int settle_outcome(struct storage *s, struct row_recipient *p, bool *write, bool *late)
 {
     struct row key = {.type = ROW_RECIPIENT}, here;
     enum unmerged_class mark;
     key.recipient.id = p->id;
     key.recipient.index = p->index;
     int err = s->store->ops->get(s->store, &key, &here, &mark);
-    *write = false;
+    *write = *late = false;
     if (err)
         return err == STORE_NOT_FOUND ? STORE_OK : err;
     const struct row_recipient *now = &here.recipient;
+    *late = rcpt_terminal(now->state);
     if (rcpt_terminal(now->state) && (p->state != RCPT_DELIVERED || now->state == RCPT_DELIVERED))
         return STORE_OK;
     if (now->state == RCPT_QUARANTINED && p->state == RCPT_QUEUED)
@@ -153,15 +155,17 @@ static int put_outcomes(struct storage *s, struct storage_op *op, struct buf *co
             bounced = op->rows[i].message.id;
     for (unsigned i = 0; !err && i < op->n_rows; i++) {
         struct row *r = &op->rows[i];
-        bool write;
+        bool write, late;
         if (r->type != ROW_RECIPIENT || (bounced && r->recipient.id == bounced))
             continue;
-        err = settle_outcome(s, &r->recipient, &write);
+        err = settle_outcome(s, &r->recipient, &write, &late);
         if (err || !write)
             continue;
         if (r->recipient.state == RCPT_FAILED || r->recipient.state == RCPT_EXPIRED)
             cover(covered, r->recipient.index, &last);
         err = own_put(&s->own, r);
+        if (!err && late)
+            err = own_recall(&s->own, r->recipient.id);
         changed++;
     }
     op->n_changed = changed;

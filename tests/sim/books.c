@@ -148,15 +148,14 @@ static bool two_failures(const struct sim *s, const struct rcpt_book *x, unsigne
 }
 
 /* A bounce tells of a failure (protocol 3): it is not queued where the mail was delivered by then.
- * (An outcome that comes later than the bounce doesn't call it back.) */
+ */
 static void check_bounce(struct sim *s, const struct node *n, const struct copy *c)
 {
     const struct store *st = n->disk.store;
     const struct row_recipient *x = store_memory_recipient(st, c->parent, c->message);
     const struct row_recipient *own = store_memory_recipient(st, c->id, 0);
-    if (x && own && x->state == RCPT_DELIVERED && pos_cmp(x->pos, own->pos) < 0 &&
-        own->attempts == 0)
-        sim_fail(s, "21", "node %s sends a bounce for %llx/%u, which was delivered",
+    if (x && own && x->state == RCPT_DELIVERED && own->state == RCPT_QUEUED)
+        sim_fail(s, "7 (incident 21)", "node %s sends a bounce for %llx/%u, which was delivered",
                  process_name(n->self), ID(c->parent), c->message);
 }
 

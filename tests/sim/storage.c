@@ -251,12 +251,13 @@ static struct own *own_of(struct node *n)
 }
 
 /* An outcome meets what happened to the recipient meanwhile (node/queue/writer_uv.c). */
-static bool outcome_counts(struct own *o, struct row_recipient *p)
+static bool outcome_counts(struct own *o, struct row_recipient *p, bool *late)
 {
     struct row key = {.type = ROW_RECIPIENT, .recipient = *p}, here;
     if (o->store->ops->get(o->store, &key, &here, NULL))
         return false;
     const struct row_recipient *now = &here.recipient;
+    *late = rcpt_terminal(now->state);
     if (rcpt_terminal(now->state) && (p->state != RCPT_DELIVERED || now->state == RCPT_DELIVERED))
         return false;
     if (now->state == RCPT_QUARANTINED && p->state == RCPT_QUEUED)
@@ -268,11 +269,12 @@ static bool outcome_counts(struct own *o, struct row_recipient *p)
 static int put_rows(struct own *o, struct op *op)
 {
     int err = STORE_OK;
-    if (op->kind == OP_OUTCOME && !outcome_counts(o, &op->row[0].recipient))
+    bool late = false;
+    if (op->kind == OP_OUTCOME && !outcome_counts(o, &op->row[0].recipient, &late))
         return STORE_OK; /* nor its bounce */
     for (unsigned i = 0; i < op->n_rows && !err; i++)
         err = own_put(o, &op->row[i]);
-    return err;
+    return err || !late ? err : own_recall(o, op->copy_id);
 }
 
 static int put_twins(struct own *o, const struct row_message *m)

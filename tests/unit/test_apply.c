@@ -505,6 +505,33 @@ START_TEST(test_a_bounce_follows_its_parent)
 }
 END_TEST
 
+/* b failed it and queued its bounce; a had sent it all the same, and brings that home later.
+ * Another recipient's bounce stays. */
+START_TEST(test_a_late_delivery_recalls_the_bounce)
+{
+    struct buf f;
+    promote(a, 4, MODE_PAIRED);
+    catch_up(a, b);
+    for (unsigned i = 1; i <= 2; i++) {
+        add_message(a, MESSAGE_ID(4, i), i, &f);
+        ck_assert_int_eq(follow(b, &f), STORE_OK);
+    }
+    change(a, MESSAGE_ID(4, 1), RCPT_DELIVERED, NULL); /* never got to b */
+    promote(b, 5, MODE_SOLO);
+    add_bounce(b, MESSAGE_ID(4, 1), MESSAGE_ID(5, 1), "0");
+    add_bounce(b, MESSAGE_ID(4, 2), MESSAGE_ID(5, 2), "0");
+    adopt(a, b);
+    merge_all(a, b);
+    ck_assert_int_eq(support_state(b, MESSAGE_ID(4, 1), 0), RCPT_DELIVERED);
+    ck_assert_int_eq(support_state(b, MESSAGE_ID(5, 1), 0), RCPT_CANCELLED);
+    ck_assert_int_eq(support_state(b, MESSAGE_ID(5, 2), 0), RCPT_QUEUED);
+    struct row m;
+    ck_assert(support_get_message(b, MESSAGE_ID(5, 1), &m));
+    ck_assert_int_eq(m.message.state, MESSAGE_DONE);
+    ck_same(a, b, true);
+}
+END_TEST
+
 START_TEST(test_one_id_two_messages)
 {
     promote(a, 4, MODE_SOLO);
@@ -592,6 +619,7 @@ int main(void)
     tcase_add_test(t, test_twin_accepted_after_the_merge_supersedes);
     tcase_add_test(t, test_promotion_takes_what_is_unmerged);
     tcase_add_test(t, test_a_bounce_follows_its_parent);
+    tcase_add_test(t, test_a_late_delivery_recalls_the_bounce);
     tcase_add_test(t, test_one_id_two_messages);
     tcase_add_test(t, test_pauses_survive_a_merge);
     tcase_add_test(t, test_purge_on_both);
