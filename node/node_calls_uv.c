@@ -11,6 +11,7 @@
 #include "node/base/clock_posix.h"
 #include "node/base/log.h"
 #include "node/control/takeover.h"
+#include "node/queue/opstate.h"
 
 #define MS 1000000ull
 
@@ -111,11 +112,30 @@ static void storage_failed(void *ctx, int err, const char *why)
     tell_health(n, &ev);
 }
 
+static void relay_opstate(struct node *n, struct slice key, struct slice value)
+{
+    struct slice name;
+    bool pause = opstate_is(key, OPSTATE_DESTINATION, &name) ||
+                 opstate_is(key, OPSTATE_CAMPAIGN, &name) || !key.n;
+    if (!pause || !enter(n))
+        return;
+    struct node_mail m = {
+        .opstate = {.bytes = xmalloc(key.n + value.n + 1), .n_key = key.n, .n_value = value.n}};
+    if (key.n)
+        memcpy(m.opstate.bytes, key.p, key.n);
+    if (value.n)
+        memcpy(m.opstate.bytes + key.n, value.p, value.n);
+    node_post(n, MAIL_OPSTATE, &m);
+    leave(n);
+}
+
 static void storage_opstate(void *ctx, struct slice key, struct slice value)
 {
     struct node *n = ctx;
-    if (!slice_eq(key, SLICE_LIT(TAKEOVER_KEY)))
+    if (!slice_eq(key, SLICE_LIT(TAKEOVER_KEY))) {
+        relay_opstate(n, key, value);
         return;
+    }
     int64_t until = 0;
     struct pair_event ev = {.type = PE_AUTO_TAKEOVER,
                             .flag = takeover_is_on(value, clock_wall_ms(), &until)};
@@ -284,9 +304,9 @@ static void control_read(void *ctx, struct storage_read *r)
     storage_read(n->storage, 1, r);
 }
 
-static void control_destinations(void *ctx, uint64_t op)
+static void control_destinations(void *ctx, uint64_t op, struct slice queued)
 {
-    struct node_mail m = {.token = op};
+    struct node_mail m = {.token = op, .text = slice_dup(queued)};
     node_post(ctx, MAIL_DESTINATIONS, &m);
 }
 

@@ -16,6 +16,7 @@ enum node_mail_type {
     MAIL_READ, /* storage_read coming back for the operators */
     MAIL_DESTINATIONS,
     MAIL_RELOAD,
+    MAIL_OPSTATE,
 };
 
 struct node_mail {
@@ -24,7 +25,14 @@ struct node_mail {
         struct pair_effect effect;
         struct pair_view view;
         struct storage_op *op;
-        uint64_t token;
+        struct {
+            uint64_t token;
+            char *text; /* DESTINATIONS: what is queued; owned */
+        };
+        struct {
+            char *bytes; /* owned: the key, then the value */
+            size_t n_key, n_value;
+        } opstate;
         struct {
             uint32_t epoch;
             uint64_t committed, settled;

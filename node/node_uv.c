@@ -136,11 +136,11 @@ static void op_done(struct storage_op *op)
         storage_op_free(op);
 }
 
-static void send_destinations(struct node *n, uint64_t token)
+static void send_destinations(struct node *n, uint64_t token, const char *queued)
 {
     struct buf text;
     buf_init(&text, 4 << 20);
-    delivery_destinations(n->delivery, &text);
+    delivery_destinations(n->delivery, queued, &text);
     control_text_done(n->control, token, buf_slice(&text));
     buf_free(&text);
 }
@@ -215,6 +215,10 @@ static void on_mail(void *ctx, struct mail *mail)
     if (n->ended) {
         if (mail->type == MAIL_OPERATE)
             storage_op_free(m->op);
+        if (mail->type == MAIL_DESTINATIONS)
+            free(m->text);
+        if (mail->type == MAIL_OPSTATE)
+            free(m->opstate.bytes);
         free(m);
         return;
     }
@@ -241,10 +245,16 @@ static void on_mail(void *ctx, struct mail *mail)
         queue_operate(n->queue, m->op);
         break;
     case MAIL_DESTINATIONS:
-        send_destinations(n, m->token);
+        send_destinations(n, m->token, m->text);
+        free(m->text);
         break;
     case MAIL_RELOAD:
         on_reload(n, m->token);
+        break;
+    case MAIL_OPSTATE:
+        delivery_opstate(n->delivery, slice_of(m->opstate.bytes, m->opstate.n_key),
+                         slice_of(m->opstate.bytes + m->opstate.n_key, m->opstate.n_value));
+        free(m->opstate.bytes);
         break;
     default:
         assert(!"mail type");

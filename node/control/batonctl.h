@@ -37,6 +37,9 @@ int cli_ask(const struct cli *c, json_t *request, bool endless, cli_line_fn fn, 
 json_t *cli_ask_one(const struct cli *c, json_t *request, int *code);
 /* {"verb": verb} with the selector and the time-out of the command line. */
 json_t *cli_request(const struct cli *c, const char *verb);
+/* Prints the text of the answer's last line (owned), or the line itself with --json; returns code.
+ */
+int cli_say(const struct cli *c, int code, json_t *done);
 bool cli_colour(FILE *f); /* a terminal, and NO_COLOR isn't set */
 /* Reads one line without echo on a terminal, or a line of stdin; false at its end. */
 bool cli_read_secret(const char *prompt, char *out, size_t n);
@@ -64,6 +67,10 @@ int verb_queue_body(const struct cli *c);
 int verb_queue_summary(const struct cli *c);
 int verb_queue_select(const struct cli *c);
 int verb_destination_list(const struct cli *c);
+int verb_campaign_list(const struct cli *c);
+int verb_order(const struct cli *c); /* destination and campaign pause, resume; suppress */
+int verb_suppress_list(const struct cli *c);
+int verb_suppress_import(const struct cli *c);
 int verb_events(const struct cli *c);
 int verb_keygen(const struct cli *c);
 int verb_passwd(const struct cli *c);

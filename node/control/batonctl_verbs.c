@@ -8,8 +8,7 @@
 #include "node/control/text.h"
 #include "node/smtp/users_crypt.h"
 
-/* Prints the text of the answer's last line, or the line itself with --json. */
-static int say(const struct cli *c, int code, json_t *done)
+int cli_say(const struct cli *c, int code, json_t *done)
 {
     if (code == EXIT_DONE && c->json) {
         char *all = json_dumps(done, JSON_INDENT(2));
@@ -27,7 +26,7 @@ static int ask_and_say(const struct cli *c, json_t *request)
 {
     json_t *done = NULL;
     int code = cli_ask(c, request, false, NULL, NULL, &done);
-    return say(c, code, done);
+    return cli_say(c, code, done);
 }
 
 int verb_pair(const struct cli *c)
@@ -131,26 +130,6 @@ int verb_failover(const struct cli *c)
     json_t *r = cli_request(c, "failover");
     json_object_set_new(r, "force", json_boolean(c->force));
     return ask_and_say(c, r);
-}
-
-static void destinations(void *ctx, json_t *data)
-{
-    const struct cli *c = ctx;
-    if (c->json) {
-        char *all = json_dumps(data, JSON_INDENT(2));
-        puts(all ? all : "");
-        free(all);
-    } else if (json_array_size(data)) {
-        table_print_json(data, stdout);
-    } else {
-        puts("no destinations: nothing is queued");
-    }
-}
-
-int verb_destination_list(const struct cli *c)
-{
-    return cli_ask(c, cli_request(c, "destinations"), false, destinations, (void *)(uintptr_t)c,
-                   NULL);
 }
 
 static void event(void *ctx, json_t *data)

@@ -11,18 +11,23 @@ static const struct {
     const char *name;
     enum control_verb verb;
 } verbs[] = {
-    {"status", CONTROL_STATUS},     {"switchover", CONTROL_SWITCHOVER},
-    {"failover", CONTROL_FAILOVER}, {"bootstrap", CONTROL_BOOTSTRAP},
-    {"start", CONTROL_START_ALONE}, {"takeover", CONTROL_TAKEOVER},
-    {"list", CONTROL_LIST},         {"show", CONTROL_SHOW},
-    {"body", CONTROL_BODY},         {"summary", CONTROL_SUMMARY},
-    {"select", CONTROL_SELECT},     {"destinations", CONTROL_DESTINATIONS},
-    {"events", CONTROL_EVENTS},     {"reload", CONTROL_RELOAD},
-    {"rejoin", CONTROL_REJOIN},
+    {"status", CONTROL_STATUS},       {"switchover", CONTROL_SWITCHOVER},
+    {"failover", CONTROL_FAILOVER},   {"bootstrap", CONTROL_BOOTSTRAP},
+    {"start", CONTROL_START_ALONE},   {"takeover", CONTROL_TAKEOVER},
+    {"list", CONTROL_LIST},           {"show", CONTROL_SHOW},
+    {"body", CONTROL_BODY},           {"summary", CONTROL_SUMMARY},
+    {"select", CONTROL_SELECT},       {"destinations", CONTROL_DESTINATIONS},
+    {"events", CONTROL_EVENTS},       {"reload", CONTROL_RELOAD},
+    {"rejoin", CONTROL_REJOIN},       {"order", CONTROL_ORDER},
+    {"campaigns", CONTROL_CAMPAIGNS}, {"suppressed", CONTROL_SUPPRESSED},
 };
 static const char *const actions[] = {"hold", "release", "retry", "cancel"};
 static const char *const states[] = {"queued", "deferred", "held", "quarantined", "in-doubt"};
 static const char *const bys[] = {"domain", "sender", "campaign", "state", "age"};
+
+static const char *const kinds[] = {[OPSTATE_DESTINATION] = "destination",
+                                    [OPSTATE_CAMPAIGN] = "campaign",
+                                    [OPSTATE_SUPPRESS] = "suppress"};
 
 static int find(const char *const *names, size_t n, const char *name)
 {
@@ -86,6 +91,31 @@ static bool selects_nothing(const struct selector *s)
            !s->older_than_ms;
 }
 
+static bool parse_order(const json_t *o, struct control_request *r, char *err, size_t n)
+{
+    int kind = FIND(kinds, string(o, "kind"));
+    const json_t *names = json_object_get(o, "names"), *name;
+    size_t count = json_array_size(names), i;
+    if (kind < 0 || !count || count > CONTROL_NAMES_MAX) {
+        snprintf(err, n, "an order needs its kind and 1 to %d names", CONTROL_NAMES_MAX);
+        return false;
+    }
+    r->kind = (enum opstate_kind)kind;
+    r->names = xcalloc(count, sizeof *r->names);
+    json_array_foreach(names, i, name)
+    {
+        const char *text = json_string_value(name);
+        if (!text || !*text || strlen(text) > OPSTATE_NAME_MAX ||
+            (kind == OPSTATE_SUPPRESS && !strchr(text, '@'))) {
+            snprintf(err, n, "\"%.80s\" is no %s", text ? text : "",
+                     kind == OPSTATE_SUPPRESS ? "address" : "name");
+            return false;
+        }
+        r->names[r->n_names++] = xstrdup(text);
+    }
+    return true;
+}
+
 static bool parse_fields(const json_t *o, struct control_request *r, char *err, size_t n)
 {
     r->force = json_is_true(json_object_get(o, "force"));
@@ -114,6 +144,8 @@ static bool parse_fields(const json_t *o, struct control_request *r, char *err, 
         }
         snprintf(r->by, sizeof r->by, "%s", by ? by : "domain");
     }
+    if (r->verb == CONTROL_ORDER && !parse_order(o, r, err, n))
+        return false;
     if (r->verb == CONTROL_SELECT) {
         int action = FIND(actions, string(o, "action"));
         if (action < 0 || selects_nothing(&r->selector)) {
@@ -157,6 +189,9 @@ void control_request_free(struct control_request *r)
     free(r->selector.domain);
     free(r->selector.sender);
     free(r->selector.campaign);
+    for (unsigned i = 0; i < r->n_names; i++)
+        free(r->names[i]);
+    free(r->names);
     *r = (struct control_request){0};
 }
 

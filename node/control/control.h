@@ -10,6 +10,7 @@
 
 #include <jansson.h>
 
+#include "node/queue/opstate.h"
 #include "node/queue/selector.h"
 #include "replication/row.h"
 
@@ -28,7 +29,10 @@ enum control_verb {
     CONTROL_DESTINATIONS,
     CONTROL_EVENTS, /* id or 0: follow */
     CONTROL_RELOAD,
-    CONTROL_REJOIN, /* discard; count: only tells what would be given up */
+    CONTROL_ORDER,      /* kind, on, names: pause, resume, suppress */
+    CONTROL_CAMPAIGNS,  /* what is queued and paused, per campaign */
+    CONTROL_SUPPRESSED, /* the addresses */
+    CONTROL_REJOIN,     /* discard; count: only tells what would be given up */
 };
 
 enum {
@@ -36,6 +40,7 @@ enum {
     CONTROL_TIMEOUT_MAX_MS = 600000, /* longer than any takeover; frees the client's place */
     CONTROL_LIMIT = 100,             /* default of `queue list` */
     CONTROL_LIMIT_MAX = 1000000,
+    CONTROL_NAMES_MAX = 1000, /* of one order: what fits one operation of the store */
 };
 
 struct control_request {
@@ -45,6 +50,9 @@ struct control_request {
     enum select_action action;
     struct selector selector; /* strings owned */
     char by[16];
+    enum opstate_kind kind;
+    char **names; /* owned */
+    unsigned n_names;
 };
 /* False: err (size n) has one line; nothing to free then. */
 bool control_parse(struct slice line, struct control_request *out, char *err, size_t n);

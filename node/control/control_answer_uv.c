@@ -70,6 +70,35 @@ static void begin_takeover(struct client *cl)
     submit(cl, op);
 }
 
+/* Operator's orders are rows of operator state: replicated, kept over takeovers. */
+static void begin_order(struct client *cl)
+{
+    const struct control_request *q = &cl->request;
+    struct storage_op *op = new_op(cl, OP_OPSTATE);
+    char value[24] = "";
+    if (q->on)
+        snprintf(value, sizeof value, "%" PRId64, clock_wall_ms());
+    size_t total = 0;
+    for (unsigned i = 0; i < q->n_names; i++)
+        total += strlen(q->names[i]) + sizeof value + 32;
+    buf_free(&op->memory);
+    buf_init(&op->memory, total);
+    bool ok = buf_reserve(&op->memory, total); /* rows point into it */
+    op->rows = xcalloc(q->n_names, sizeof *op->rows);
+    for (unsigned i = 0; ok && i < q->n_names; i++) {
+        size_t at = op->memory.len, mid;
+        ok = opstate_key(&op->memory, q->kind, slice_str(q->names[i]));
+        mid = op->memory.len;
+        ok = ok && buf_append_str(&op->memory, value);
+        struct row *r = &op->rows[op->n_rows++];
+        r->type = ROW_OPSTATE;
+        r->opstate.key = slice_of(op->memory.data + at, mid - at);
+        r->opstate.value = slice_of(op->memory.data + mid, op->memory.len - mid);
+    }
+    assert(ok);
+    submit(cl, op);
+}
+
 static void begin_select(struct client *cl)
 {
     struct storage_op *op = new_op(cl, OP_SELECT);
@@ -119,10 +148,20 @@ static void begin_message(struct client *cl)
     submit_read(cl, new_read(cl, READ_MESSAGE, 16 << 20));
 }
 
-static void begin_summary(struct client *cl)
+static void begin_summary(struct client *cl, const char *by, size_t limit)
 {
     struct storage_read *r = new_read(cl, READ_SUMMARY, 4 << 20);
-    r->by = xstrdup(cl->request.by);
+    r->by = xstrdup(by);
+    r->limit = limit;
+    submit_read(cl, r);
+}
+
+/* The list of suppressed addresses, page by page. */
+static void suppressed_next(struct client *cl)
+{
+    struct storage_read *r = new_read(cl, READ_OPSTATES, 256 << 10);
+    r->domain = xstrdup(opstate_prefix(OPSTATE_SUPPRESS));
+    r->by = cl->list.after ? xstrdup(cl->list.after) : NULL;
     submit_read(cl, r);
 }
 
@@ -183,10 +222,19 @@ void control_answer_begin(struct client *cl)
         begin_message(cl);
         break;
     case CONTROL_SUMMARY:
-        begin_summary(cl);
+        begin_summary(cl, cl->request.by, 0);
         break;
     case CONTROL_DESTINATIONS:
-        h->destinations(h->ctx, control_wait(cl, CONTROL_READ_MS));
+        begin_summary(cl, "domain", CONTROL_COUNT);
+        break;
+    case CONTROL_CAMPAIGNS:
+        begin_summary(cl, "campaign", CONTROL_COUNT);
+        break;
+    case CONTROL_SUPPRESSED:
+        suppressed_next(cl);
+        break;
+    case CONTROL_ORDER:
+        begin_order(cl);
         break;
     case CONTROL_RELOAD:
         h->reload(h->ctx, control_wait(cl, cl->request.timeout_ms));
@@ -210,6 +258,8 @@ void control_answer_expired(struct client *cl)
     case CONTROL_BODY:
     case CONTROL_SUMMARY:
     case CONTROL_DESTINATIONS:
+    case CONTROL_CAMPAIGNS:
+    case CONTROL_SUPPRESSED:
         control_finish(cl, false, "failed", "the store did not answer within %s",
                        text_duration(d, CONTROL_READ_MS));
         break;
@@ -230,7 +280,7 @@ void control_answer_text(struct client *cl, struct slice text)
 {
     json_t *j = json_loadb((const char *)text.p, text.n, JSON_DECODE_ANY, NULL);
     if (!j) {
-        control_finish(cl, false, "failed", "no list of destinations here");
+        control_finish(cl, false, "failed", "no list here");
         return;
     }
     control_send(cl, json_pack("{s:o}", "data", j));
@@ -254,6 +304,18 @@ static void refuse_not_primary(struct client *cl)
     free(s);
 }
 
+static void answer_order(struct client *cl)
+{
+    const struct control_request *q = &cl->request;
+    if (q->kind == OPSTATE_SUPPRESS)
+        control_finish(cl, true, NULL, "%u address%s %s", q->n_names, q->n_names == 1 ? "" : "es",
+                       q->on ? "suppressed: never sent to" : "no longer suppressed");
+    else
+        control_finish(cl, true, NULL, "%s %s %s", q->names[0],
+                       q->kind == OPSTATE_CAMPAIGN ? "(campaign)" : "(destination)",
+                       q->on ? "is paused, on both nodes, until it is resumed" : "goes on");
+}
+
 void control_answer_queue(struct client *cl, const struct storage_op *op)
 {
     static const char *const past[] = {"held", "released", "to be tried now", "cancelled"};
@@ -266,6 +328,8 @@ void control_answer_queue(struct client *cl, const struct storage_op *op)
         control_send(cl, json_pack("{s:{s:I}}", "data", "changed", (json_int_t)op->n_changed));
         control_finish(cl, true, NULL, "%" PRIu64 " recipient%s %s", op->n_changed,
                        op->n_changed == 1 ? "" : "s", past[cl->request.action]);
+    } else if (cl->request.verb == CONTROL_ORDER) {
+        answer_order(cl);
     } else {
         char d[32];
         bool until = !cl->request.on && cl->request.for_ms;
@@ -374,6 +438,35 @@ static void answer_body(struct client *cl, const struct storage_read *r)
         body_next(cl);
 }
 
+static void answer_suppressed(struct client *cl, const struct storage_read *r)
+{
+    struct wire_reader w = wire_read(buf_slice(&r->bytes));
+    struct row row;
+    struct slice name;
+    char since[32], *last = NULL;
+    while (w.n && row_decode(&w, &row) && row.type == ROW_OPSTATE) {
+        free(last);
+        last = slice_dup(row.opstate.key);
+        if (!row.opstate.value.n || !opstate_is(row.opstate.key, OPSTATE_SUPPRESS, &name))
+            continue;
+        char *value = slice_dup(row.opstate.value);
+        text_rfc3339(since, strtoll(value, NULL, 10));
+        json_t *o = json_pack("{s:{s:s%,s:s}}", "data", "address", name.p, name.n, "since", since);
+        free(value);
+        if (o) /* else: no UTF-8 */
+            control_send(cl, o);
+    }
+    bool more = r->more && last;
+    free(cl->list.after);
+    cl->list.after = last;
+    if (!more)
+        control_finish(cl, true, NULL, "%s", "");
+    else if (cl->writes)
+        cl->on_drained = suppressed_next;
+    else
+        suppressed_next(cl);
+}
+
 void control_answer_read(struct client *cl, const struct storage_read *r)
 {
     static const char *const errors[] = {
@@ -399,7 +492,15 @@ void control_answer_read(struct client *cl, const struct storage_read *r)
     case READ_BODY:
         answer_body(cl, r);
         break;
+    case READ_OPSTATES:
+        answer_suppressed(cl, r);
+        break;
     default:
+        if (cl->request.verb == CONTROL_DESTINATIONS) {
+            const struct control_hooks *h = &cl->control->hooks;
+            h->destinations(h->ctx, control_wait(cl, CONTROL_READ_MS), buf_slice(&r->bytes));
+            break;
+        }
         control_answer_text(cl, buf_slice(&r->bytes));
     }
 }

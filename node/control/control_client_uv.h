@@ -55,13 +55,14 @@ struct client {
     unsigned writes;
     void (*on_drained)(struct client *cl); /* once, when all is written */
     struct follow *follow;
-    struct { /* of `queue list`, `show` and `body` */
+    struct { /* of listings, `show` and `body` */
         uint64_t messages, rest, offset, size;
         int64_t next_ms;
         uint64_t id;
         uint32_t index;
         bool rest_capped;
         json_t *message;
+        char *after; /* `suppress list`: the last key; owned */
     } list;
 };
 

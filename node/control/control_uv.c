@@ -55,6 +55,7 @@ static void client_free(struct client *cl)
     if (cl->parsed)
         control_request_free(&cl->request);
     json_decref(cl->list.message);
+    free(cl->list.after);
     buf_free(&cl->in);
     free(cl);
     maybe_close(c);

@@ -20,8 +20,8 @@ struct control_hooks {
     void (*queue)(void *ctx, struct storage_op *op);
     /* Reads on the operators' lane; r->done is not used: control_read_done() follows. */
     void (*read)(void *ctx, struct storage_read *r);
-    /* Per-destination JSON array, control_text_done() follows. */
-    void (*destinations)(void *ctx, uint64_t op);
+    /* Per-destination JSON array, control_text_done() follows. queued: READ_SUMMARY by domain. */
+    void (*destinations)(void *ctx, uint64_t op, struct slice queued);
     /* Reload: control_op_done() follows; its text lists what was taken and what needs a restart. */
     void (*reload)(void *ctx, uint64_t op);
     /* The word about a store that was away for too long; control_op_done() follows. */

@@ -11,6 +11,7 @@
 #include "node/delivery/hand.h"
 #include "node/delivery/hops_uv.h"
 #include "node/delivery/route.h"
+#include "node/queue/opstate.h"
 
 enum {
     /* All that is in memory; the rest of the queue is on disk and found by scans. */
@@ -145,6 +146,7 @@ struct delivery {
     struct hand hand;
     size_t bytes;
     struct scan scan;
+    struct pauses pauses;
     unsigned n_links, dots, n_resolving;
     uint64_t n_outcomes;
     struct delivery_stats totals;
@@ -182,6 +184,9 @@ void intake_scan_all(struct delivery *d);
 void intake_scan_target(struct target *t);
 void intake_room(struct delivery *d, struct target *t); /* memory became free: read on? */
 void intake_leave(struct delivery *d, uint64_t id, uint32_t index);
+/* Is it paused, by its destination's name, its recipients' domain or its campaign? */
+bool intake_paused(const struct target *t, const struct row_message *m,
+                   const struct row_recipient *r);
 void intake_forget_waiting(struct delivery *d); /* what has no transaction goes back to disk */
 void intake_reset(struct delivery *d);
 
@@ -197,6 +202,7 @@ struct result { /* of one recipient */
     struct row_recipient *row;
     const struct reply *reply; /* NULL: expired without an attempt */
     bool dsn_passed_on;
+    bool suppressed; /* its address is never sent to */
 };
 /* Records the results of recipients of one letter; link may be NULL. Copies. */
 void outcome_record(struct delivery *d, struct link *link, struct letter *letter,

@@ -1,7 +1,6 @@
 /* See delivery_uv.h. Life, timers and what others see of it; the work is in intake_uv.c, link_uv.c
  * and outcome_uv.c. */
 #include <assert.h>
-#include <jansson.h>
 #include <stdlib.h>
 
 #include "node/base/clock_posix.h"
@@ -37,6 +36,7 @@ static void maybe_free(struct delivery *d)
         target_free(d->targets);
     intake_reset(d);
     hand_free(&d->hand);
+    pauses_free(&d->pauses);
     free(d->scan.leaving);
     free(d->bucket);
     free(d->hostname);
@@ -58,7 +58,7 @@ void delivery_count(struct delivery *d, enum verdict v)
         d->per_second[d->second_at]++;
     } else if (v == VERDICT_DEFERRED) {
         d->totals.deferred_total++;
-    } else {
+    } else if (v != VERDICT_SUPPRESSED) {
         d->totals.failed_total++;
     }
 }
@@ -265,27 +265,12 @@ void delivery_stats(const struct delivery *d, struct delivery_stats *out)
     out->delivered_per_s = sum / RATE_SECONDS;
 }
 
-void delivery_destinations(const struct delivery *d, struct buf *out)
+void delivery_opstate(struct delivery *d, struct slice key, struct slice value)
 {
-    json_t *list = json_array();
-    uint64_t now = delivery_now(d);
-    for (const struct target *t = d->targets; t; t = t->next) {
-        bool off = destination_backing_off(&t->core, now);
-        json_t *o = json_pack("{s:s, s:i, s:i, s:i, s:f}", "destination", t->key, "queued",
-                              (int)t->n_rcpts, "connections", (int)t->core.open, "window",
-                              (int)t->core.window, "rate_per_s", t->core.rate_per_s);
-        if (!o)
-            continue; /* a name that is no UTF-8 */
-        json_object_set_new(o, "more_on_disk", json_boolean(t->left));
-        json_object_set_new(o, "backoff_s",
-                            json_real(off ? (double)(t->core.backoff_until_ms - now) / 1000 : 0));
-        json_object_set_new(o, "why", json_string(off ? t->core.why : ""));
-        json_array_append_new(list, o);
-    }
-    char *text = json_dumps(list, JSON_COMPACT | JSON_REAL_PRECISION(6));
-    (void)buf_append_str(out, text ? text : "[]");
-    free(text);
-    json_decref(list);
+    if (!pauses_take(&d->pauses, key, value) || !d->running)
+        return;
+    intake_forget_waiting(d);
+    intake_scan_all(d);
 }
 
 static void handle_gone(struct delivery *d)

@@ -42,9 +42,13 @@ void delivery_quiesce(struct delivery *d, void (*idle)(void *ctx), void *ctx);
 /* Lease ran out or came back: with may_deliver() false transactions wait; call this when it may
  * have become true again so that they go on. */
 void delivery_wake(struct delivery *d);
+/* A row of operator state was written or replicated; an empty key: all of it is gone. What was
+ * paused starts nothing new from here on; what is under way ends. */
+void delivery_opstate(struct delivery *d, struct slice key, struct slice value);
 bool delivery_reload(struct delivery *d, const struct config *c, char *err, size_t n);
 void delivery_stats(const struct delivery *d, struct delivery_stats *out);
-/* Per destination, as a JSON array text appended to out (jansson), for `destination list`. */
-void delivery_destinations(const struct delivery *d, struct buf *out);
+/* Per destination, as a JSON array text appended to out (jansson), for `destination list`. queued:
+ * READ_SUMMARY by domain. */
+void delivery_destinations(struct delivery *d, const char *queued, struct buf *out);
 void delivery_close(struct delivery *d, void (*done)(void *ctx), void *ctx); /* frees d */
 #endif

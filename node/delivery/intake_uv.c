@@ -14,9 +14,23 @@ static bool memory_full(const struct delivery *d)
     return d->hand.n >= IN_HAND_RECIPIENTS_MAX || d->bytes >= IN_HAND_BYTES_MAX;
 }
 
+static bool domain_paused(const struct delivery *d, const char *name)
+{
+    return pauses_has(&d->pauses, OPSTATE_DESTINATION, slice_str(name));
+}
+
+bool intake_paused(const struct target *t, const struct row_message *m,
+                   const struct row_recipient *r)
+{
+    const struct pauses *p = &t->d->pauses;
+    return p->n && (pauses_has(p, OPSTATE_DESTINATION, slice_str(t->key)) ||
+                    pauses_has(p, OPSTATE_DESTINATION, r->domain) ||
+                    (m->campaign.n && pauses_has(p, OPSTATE_CAMPAIGN, m->campaign)));
+}
+
 static bool has_room(const struct target *t)
 {
-    return t->n_rcpts < TARGET_RECIPIENTS_MAX &&
+    return !domain_paused(t->d, t->key) && t->n_rcpts < TARGET_RECIPIENTS_MAX &&
            !destination_backing_off(&t->core, delivery_now(t->d));
 }
 
@@ -44,9 +58,11 @@ static void distribute(struct letter *l, struct row_recipient *rows, unsigned n)
     struct delivery *d = l->d;
     bool *seen = xcalloc(n, sizeof *seen);
     for (unsigned i = 0; i < n; i++) {
-        if (seen[i])
+        if (seen[i] || rows[i].state != RCPT_QUEUED)
             continue;
         struct target *t = target_get(d, rows[i].domain);
+        if (t && intake_paused(t, &l->m, &rows[i]))
+            continue; /* read again when it goes on */
         if (!t || memory_full(d)) {
             d->scan.left = true;
             continue;
@@ -58,7 +74,8 @@ static void distribute(struct letter *l, struct row_recipient *rows, unsigned n)
         unsigned room = n - i < CLIENT_RECIPIENTS_MAX ? n - i : CLIENT_RECIPIENTS_MAX;
         struct job *j = job_new(l, room);
         for (unsigned k = i; k < n && j->n < room; k++) {
-            if (seen[k] || (k != i && target_get(d, rows[k].domain) != t))
+            if (seen[k] || rows[k].state != RCPT_QUEUED ||
+                (k != i && target_get(d, rows[k].domain) != t) || intake_paused(t, &l->m, &rows[k]))
                 continue;
             seen[k] = true;
             if (hand_add(&d->hand, rows[k].id, rows[k].index))
@@ -223,10 +240,27 @@ static unsigned expire_old(struct letter *l, struct row_recipient *rows, unsigne
     return kept;
 }
 
+/* Their addresses are never sent to: they end here. */
+static void end_suppressed(struct letter *l, struct row_recipient *rows, unsigned n)
+{
+    struct delivery *d = l->d;
+    struct result over[CLIENT_RECIPIENTS_MAX];
+    unsigned n_over = 0;
+    for (unsigned i = 0; i < n; i++) {
+        if (!hand_add(&d->hand, rows[i].id, rows[i].index))
+            continue;
+        rows[i].state = RCPT_QUEUED; /* as it is in the store */
+        over[n_over++] = (struct result){.row = &rows[i], .suppressed = true};
+    }
+    if (n_over)
+        outcome_record(d, NULL, l, over, n_over);
+}
+
 static void take_group(struct delivery *d, struct wire_reader from, size_t bytes, unsigned n)
 {
     struct letter *l = letter_new(d, bytes + n * sizeof(struct row_recipient));
-    struct row_recipient rows[CLIENT_RECIPIENTS_MAX];
+    struct row_recipient rows[CLIENT_RECIPIENTS_MAX], never[CLIENT_RECIPIENTS_MAX];
+    unsigned n_never = 0;
     buf_init(&l->memory, bytes);
     bool ok = buf_append(&l->memory, from.p, bytes);
     struct wire_reader r = wire_read(buf_slice(&l->memory));
@@ -237,11 +271,15 @@ static void take_group(struct delivery *d, struct wire_reader from, size_t bytes
         if (!ok)
             break;
         l->m = m.message;
-        if (!hand_has(&d->hand, rcpt.recipient.id, rcpt.recipient.index) &&
-            rcpt.recipient.state == RCPT_QUEUED)
+        if (hand_has(&d->hand, rcpt.recipient.id, rcpt.recipient.index))
+            continue;
+        if (rcpt.recipient.state == RCPT_QUEUED)
             rows[kept++] = rcpt.recipient;
+        else if (rcpt.recipient.state == RCPT_SUPPRESSED)
+            never[n_never++] = rcpt.recipient;
     }
     assert(ok); /* it was decoded once already */
+    end_suppressed(l, never, n_never);
     kept = kept ? expire_old(l, rows, kept) : 0;
     if (kept)
         distribute(l, rows, kept);
@@ -264,7 +302,7 @@ static void on_due(struct storage_read *r)
         struct target *t = target_get(d, slice_str(s->domain));
         if (at.n && !memory_full(d))
             log_error("delivery.scan_malformed", "bytes=%zu", at.n);
-        more = r->more && at.n == 0 && n > 0;
+        more = r->more && at.n == 0;
         if (memory_full(d) || !t) {
             s->left |= more || at.n;
             more = false;
@@ -272,9 +310,9 @@ static void on_due(struct storage_read *r)
             t->left |= more;
             more = false;
         }
-        s->cursor.next_ms = last.next_ms;
-        s->cursor.id = last.id;
-        s->cursor.index = last.index;
+        s->cursor.next_ms = r->cursor.next_ms;
+        s->cursor.id = r->cursor.id;
+        s->cursor.index = r->cursor.index;
     }
     if (!more) {
         free(s->domain);
@@ -337,6 +375,8 @@ static bool next_domain(struct delivery *d)
     }
     while (s->in_pass && s->at < s->n_domains) {
         const char *name = s->domains[s->at++];
+        if (domain_paused(d, name))
+            continue;
         struct target *t = target_get(d, slice_str(name));
         if (!t)
             s->left = true;

@@ -250,6 +250,12 @@ static void put_back(struct link *l, struct job *j, const struct row_recipient *
 {
     memcpy(j->rcpts, rows, n * sizeof *rows);
     j->n = n;
+    if (intake_paused(l->t, &j->letter->m, &rows[0])) { /* since it was begun */
+        for (unsigned i = 0; i < n; i++)
+            intake_leave(l->d, rows[i].id, rows[i].index);
+        job_free(j);
+        return;
+    }
     target_push(l->t, j, true);
 }
 

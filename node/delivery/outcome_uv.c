@@ -60,7 +60,8 @@ static void emit(const struct outcome *o)
     static const enum event_type types[] = {[VERDICT_DELIVERED] = EVENT_DELIVERED,
                                             [VERDICT_DEFERRED] = EVENT_DEFERRED,
                                             [VERDICT_FAILED] = EVENT_FAILED,
-                                            [VERDICT_EXPIRED] = EVENT_EXPIRED};
+                                            [VERDICT_EXPIRED] = EVENT_EXPIRED,
+                                            [VERDICT_SUPPRESSED] = EVENT_SUPPRESSED};
     const struct row_message *m = &o->letter->m;
     for (unsigned i = 0; i < o->n; i++) {
         const struct row_recipient *r = &o->rows[i];
@@ -278,6 +279,11 @@ static int judge(struct delivery *d, const struct letter *letter, const struct r
     bool delay_due = false;
     *row = *res->row;
     *told = (struct bounce_rcpt){.row = row, .dsn_passed_on = res->dsn_passed_on};
+    if (res->suppressed) {
+        schedule_suppress(row, now);
+        told->verdict = VERDICT_SUPPRESSED;
+        return -1;
+    }
     if (res->reply) {
         int64_t before = row->last_ms;
         told->verdict = schedule_apply(&s, row, res->reply, row->remote, letter->m.received_ms, now,

@@ -56,6 +56,16 @@ void schedule_expire(struct row_recipient *r)
     r->next_ms = 0;
 }
 
+void schedule_suppress(struct row_recipient *r, int64_t now_ms)
+{
+    r->state = RCPT_SUPPRESSED;
+    r->next_ms = 0;
+    r->last_ms = now_ms;
+    r->code = 0;
+    r->enhanced = r->remote = slice_of(NULL, 0);
+    r->reply = SLICE_LIT("the address is on the list of those that are never sent to");
+}
+
 bool schedule_delay_due(const struct row_recipient *r, int64_t before_ms, int64_t received_ms,
                         int64_t now_ms)
 {

@@ -13,7 +13,13 @@ struct schedule {
     bool may_expire; /* not while the clock is in doubt (protocol 6) */
 };
 
-enum verdict { VERDICT_DELIVERED, VERDICT_DEFERRED, VERDICT_FAILED, VERDICT_EXPIRED };
+enum verdict {
+    VERDICT_DELIVERED,
+    VERDICT_DEFERRED,
+    VERDICT_FAILED,
+    VERDICT_EXPIRED,
+    VERDICT_SUPPRESSED
+};
 
 /* After this age a recipient with NOTIFY=DELAY is told once that the message is late. */
 enum { SCHEDULE_DELAY_WARN_MS = 4 * 3600 * 1000 };
@@ -29,6 +35,8 @@ bool schedule_expired(const struct schedule *s, const struct row_recipient *r, i
                       int64_t now_ms);
 /* Ends r without another attempt; its last reply stays. */
 void schedule_expire(struct row_recipient *r);
+/* Ends r: its address is never sent to. */
+void schedule_suppress(struct row_recipient *r, int64_t now_ms);
 /* Did this attempt, deferred, cross the age at which the sender wants to hear of a delay? before:
  * last_ms before the attempt. */
 bool schedule_delay_due(const struct row_recipient *r, int64_t before_ms, int64_t received_ms,

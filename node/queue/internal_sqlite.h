@@ -4,6 +4,7 @@
 
 #include <sqlite3.h>
 
+#include "node/queue/opstate.h"
 #include "node/queue/store_sqlite.h"
 
 enum statement {
@@ -58,6 +59,7 @@ enum statement {
     ST_OPSTATE_BEYOND,
     ST_OPSTATE_MARK,
     ST_OPSTATE_PREFIX,
+    ST_OPSTATE_VALUE,
     ST_DOMAIN_NEXT,
     ST_DUE,
     ST_BODY_INLINE,
@@ -137,6 +139,8 @@ int sqlite_mark_unmerged(struct store *s, struct pos shared,
 int sqlite_find_twin(struct store *s, const struct row_message *m, uint64_t above, uint64_t *id);
 int sqlite_each_bounce(struct store *s, uint64_t parent, store_row_fn fn, void *ctx);
 int sqlite_purge(struct store *s, int64_t before_ms, unsigned limit, bool *more);
+/* Is there an order of that kind about the name? (opstate.h) */
+int sqlite_ordered(struct store_sqlite *x, enum opstate_kind kind, struct slice name, bool *yes);
 /* select_sqlite.c, for read_sqlite.c. */
 struct storage_read;
 int sqlite_read_list(struct store_sqlite *x, struct storage_read *r, int64_t now_ms);

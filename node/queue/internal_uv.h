@@ -74,6 +74,7 @@ struct storage {
     struct pos committed; /* from SR_COMMITTED and the requests */
     bool failed;
     bool purging;
+    bool suppressing;   /* there are, or were, addresses that are never sent to */
     struct twin *twins; /* sorted by prefix; may hold some that are no longer quarantined */
     size_t n_twins;
     bool twins_stale;
@@ -91,6 +92,7 @@ void storage_search(struct storage *s, struct item *i); /* to the operators' rea
 void storage_answer(struct storage *s, struct storage_op *op, enum op_result result);
 void storage_begun(struct storage *s);                                /* a transaction starts */
 void storage_ended(struct storage *s, uint64_t rows, uint64_t bytes); /* and was committed */
+void storage_note_opstate(struct storage *s, struct slice key); /* it is in the store, or will be */
 void storage_fail(struct storage *s, int err, const char *why);
 void storage_publish(struct storage *s, bool now); /* counts */
 

@@ -293,6 +293,23 @@ static void tell_cancelled(struct queue *q, const struct storage_op *op)
     }
 }
 
+static void tell_suppressed(struct queue *q, const struct storage_op *op)
+{
+    const struct row_message *m = &op->rows[0].message;
+    for (unsigned i = 1; i < op->n_rows; i++) {
+        const struct row_recipient *p = &op->rows[i].recipient;
+        struct event ev = {.type = EVENT_SUPPRESSED,
+                           .id = m->id,
+                           .sender = m->sender,
+                           .recipient = p->address,
+                           .campaign = m->campaign,
+                           .reply = p->reply,
+                           .delay_ms = 0};
+        if (p->state == RCPT_SUPPRESSED && q->events)
+            events_emit(q->events, op->epoch, &ev);
+    }
+}
+
 /* The operation's end: result is final. */
 static void end(struct queue *q, struct storage_op *op, enum queue_outcome outcome)
 {
@@ -328,6 +345,8 @@ static void end(struct queue *q, struct storage_op *op, enum queue_outcome outco
         free(w);
     }
     /* After the reply: what delivery does with it may take its time. */
+    if (kind == MAIL_ADD && outcome == QUEUE_OK)
+        tell_suppressed(q, op);
     if (kind == MAIL_ADD && outcome == QUEUE_OK && q->on_new && q->epoch == op->epoch)
         hand_on(q, op);
     storage_op_free(op);

@@ -6,7 +6,7 @@
 #include "node/queue/internal_sqlite.h"
 #include "node/queue/storage_uv.h"
 
-enum { ROWS_MAX = 10000 };
+enum { ROWS_MAX = 10000, DUE_LOOKS = 5000 };
 
 static int message_head(struct store_sqlite *x, uint64_t id, struct row *out, sqlite3_stmt **open)
 {
@@ -158,6 +158,46 @@ static int read_domains(struct store_sqlite *x, struct storage_read *r)
     return err == STORE_NOT_FOUND ? STORE_OK : err;
 }
 
+int sqlite_ordered(struct store_sqlite *x, enum opstate_kind kind, struct slice name, bool *yes)
+{
+    struct buf key;
+    int err = STORE_OK;
+    *yes = false;
+    buf_init(&key, OPSTATE_NAME_MAX + 64);
+    sqlite3_stmt *st = sqlite_statement(x, ST_OPSTATE_VALUE);
+    if (!st) {
+        err = STORE_IO;
+    } else if (opstate_key(&key, kind, name)) {
+        sqlite_bind(st, 1, buf_slice(&key));
+        int rc = sqlite3_step(st);
+        *yes = rc == SQLITE_ROW && sqlite3_column_int(st, 0);
+        err = sqlite_error(rc);
+        sqlite3_reset(st);
+    }
+    buf_free(&key);
+    return err;
+}
+
+int store_sqlite_suppressed(struct store *s, struct slice address, bool *yes)
+{
+    return sqlite_ordered(sqlite_of(s), OPSTATE_SUPPRESS, address, yes);
+}
+
+/* What the operators' orders make of a row that is due. */
+static int heed_orders(struct store_sqlite *x, const struct row *m, struct row *rcpt, bool *skip)
+{
+    bool suppressed;
+    int err = sqlite_ordered(x, OPSTATE_SUPPRESS, rcpt->recipient.address, &suppressed);
+    *skip = false;
+    if (err)
+        return err;
+    if (suppressed)
+        rcpt->recipient.state = RCPT_SUPPRESSED; /* also of a paused campaign: it isn't sent */
+    else if (m->message.campaign.n)
+        err = sqlite_ordered(x, OPSTATE_CAMPAIGN, m->message.campaign, skip);
+    return err;
+}
+
 static int read_due(struct store_sqlite *x, struct storage_read *r)
 {
     sqlite3_stmt *st = sqlite_statement(x, ST_DUE);
@@ -171,7 +211,11 @@ static int read_due(struct store_sqlite *x, struct storage_read *r)
     sqlite3_bind_int64(st, 5, r->cursor.index);
     sqlite3_bind_int64(st, 6, r->up_to_lsn ? (int64_t)r->up_to_lsn : INT64_MAX);
     int rc = SQLITE_DONE, err = STORE_OK;
-    while (!err && r->n_rows < limit && (rc = sqlite3_step(st)) == SQLITE_ROW) {
+    unsigned looks = 0;
+    bool full = false;
+    while (!err && r->n_rows < limit && looks++ < DUE_LOOKS &&
+           (rc = sqlite3_step(st)) == SQLITE_ROW) {
+        bool skip = false;
         struct row rcpt, m;
         enum unmerged_class mark;
         sqlite3_stmt *head;
@@ -181,18 +225,24 @@ static int read_due(struct store_sqlite *x, struct storage_read *r)
             err = STORE_OK;
             continue;
         }
+        if (!err)
+            err = heed_orders(x, &m, &rcpt, &skip);
         size_t start = r->bytes.len;
-        bool ok = !err && row_encode(&r->bytes, &m) && row_encode(&r->bytes, &rcpt);
-        sqlite3_reset(head);
-        if (err || !ok) {
+        full = !err && !skip && (!row_encode(&r->bytes, &m) || !row_encode(&r->bytes, &rcpt));
+        if (head)
+            sqlite3_reset(head);
+        if (err || full) {
             r->bytes.len = start;
             break;
         }
-        r->n_rows++;
+        r->n_rows += !skip;
+        r->cursor.next_ms = rcpt.recipient.next_ms;
+        r->cursor.id = rcpt.recipient.id;
+        r->cursor.index = rcpt.recipient.index;
     }
     r->more = !err && (r->n_rows == limit || rc == SQLITE_ROW);
     sqlite3_reset(st);
-    if (!err && !r->n_rows && rc == SQLITE_ROW)
+    if (!err && !r->n_rows && full)
         err = STORE_FULL; /* not even one pair fits */
     return err ? err : sqlite_error(rc);
 }
@@ -258,6 +308,7 @@ static int read_opstates(struct store_sqlite *x, struct storage_read *r)
     if (!st)
         return STORE_IO;
     sqlite_bind(st, 1, slice_str(r->domain ? r->domain : ""));
+    sqlite_bind(st, 2, slice_str(r->by ? r->by : ""));
     int rc;
     while ((rc = sqlite3_step(st)) == SQLITE_ROW) {
         struct row row;

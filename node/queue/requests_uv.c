@@ -55,8 +55,11 @@ void writer_tell_opstate(struct storage *s, struct slice rows)
     struct row row, here;
     enum unmerged_class mark;
     while (r.n && row_decode(&r, &row))
-        if (row.type == ROW_OPSTATE && s->store->ops->get(s->store, &row, &here, &mark) == STORE_OK)
+        if (row.type == ROW_OPSTATE &&
+            s->store->ops->get(s->store, &row, &here, &mark) == STORE_OK) {
+            storage_note_opstate(s, here.opstate.key);
             s->hooks.opstate(s->hooks.ctx, here.opstate.key, here.opstate.value);
+        }
 }
 
 /* --- following: batches that wait share a transaction, each gets its answer --- */
@@ -350,6 +353,8 @@ void writer_requests(struct storage *s, struct list *line)
     out.err = carry_out(s, r, &out);
     if (r->type == SR_CLOSE)
         atomic_fetch_sub(&s->closing, 1);
+    if (r->type == SR_WIPE && !out.err) /* nothing of what the operators ordered is here now */
+        s->hooks.opstate(s->hooks.ctx, slice_of(NULL, 0), slice_of(NULL, 0));
     reply(s, r, &out);
     if (is_disk_error(out.err) && !s->failed)
         storage_fail(s, out.err, store_sqlite_error(s->store));

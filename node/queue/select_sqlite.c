@@ -143,6 +143,55 @@ static const struct {
     {"age", AGE},
 };
 
+/* What is paused, of one kind, beside what is queued for it. */
+struct orders {
+    enum opstate_kind kind;
+    json_t *names; /* object: name -> true */
+};
+
+static void orders_load(struct store_sqlite *x, struct orders *o)
+{
+    sqlite3_stmt *st = sqlite_statement(x, ST_OPSTATE_PREFIX);
+    o->names = json_object();
+    if (!st)
+        return;
+    sqlite_bind(st, 1, slice_str(opstate_prefix(o->kind)));
+    sqlite_bind(st, 2, slice_str(""));
+    while (sqlite3_step(st) == SQLITE_ROW) {
+        struct slice key = sqlite_slice(st, 0), name;
+        if (!sqlite_slice(st, 1).n || !opstate_is(key, o->kind, &name))
+            continue;
+        char *text = slice_dup(name);
+        json_object_set_new(o->names, text, json_true());
+        free(text);
+    }
+    sqlite3_reset(st);
+}
+
+static bool orders_take(struct orders *o, struct slice name)
+{
+    char *text = slice_dup(name);
+    bool here = json_object_get(o->names, text) != NULL;
+    json_object_del(o->names, text);
+    free(text);
+    return here;
+}
+
+/* Paused, and nothing is queued for it. */
+static void orders_rest(struct orders *o, const char *by, json_t *all)
+{
+    const char *name;
+    json_t *yes;
+    json_object_foreach(o->names, name, yes)
+    {
+        json_array_append_new(all, json_pack("{s:s,s:i,s:i,s:i,s:i,s:i,s:i,s:f,s:b}", by, name,
+                                             "recipients", 0, "queued", 0, "deferred", 0, "held", 0,
+                                             "quarantined", 0, "in_doubt", 0, "oldest_s", 0.0,
+                                             "paused", 1));
+    }
+    json_decref(o->names);
+}
+
 int sqlite_read_summary(struct store_sqlite *x, struct storage_read *r, int64_t now_ms)
 {
     char sql[1600];
@@ -166,6 +215,10 @@ int sqlite_read_summary(struct store_sqlite *x, struct storage_read *r, int64_t 
     sqlite3_bind_int64(st, 2, r->limit ? (int64_t)r->limit : 1000);
     json_t *all = json_array();
     int rc;
+    struct orders o = {.kind = strcmp(by, "domain") == 0 ? OPSTATE_DESTINATION : OPSTATE_CAMPAIGN};
+    bool pausable = o.kind == OPSTATE_DESTINATION || strcmp(by, "campaign") == 0;
+    if (pausable)
+        orders_load(x, &o);
     while ((rc = sqlite3_step(st)) == SQLITE_ROW) {
         struct slice g = sqlite_slice(st, 0);
         json_t *name = json_stringn((const char *)g.p, g.n);
@@ -178,9 +231,13 @@ int sqlite_read_summary(struct store_sqlite *x, struct storage_read *r, int64_t 
             (json_int_t)sqlite3_column_int64(st, 4), "quarantined",
             (json_int_t)sqlite3_column_int64(st, 5), "in_doubt",
             (json_int_t)sqlite3_column_int64(st, 6), "oldest_s", oldest_s > 0 ? oldest_s : 0.0);
+        if (pausable)
+            json_object_set_new(row, "paused", json_boolean(orders_take(&o, g)));
         json_array_append_new(all, row);
     }
     sqlite3_finalize(st);
+    if (pausable)
+        orders_rest(&o, by, all);
     char *text = json_dumps(all, JSON_COMPACT);
     json_decref(all);
     bool ok = text && buf_append_str(&r->bytes, text);

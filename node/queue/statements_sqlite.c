@@ -93,7 +93,8 @@ static const char *const text[STATEMENTS] = {
     [ST_OPSTATE_MARK] = "UPDATE opstate SET mark=?2 WHERE key=?1",
     [ST_OPSTATE_PREFIX] =
         "SELECT " OPSTATE_COLUMNS
-        " FROM opstate WHERE key>=?1 AND substr(key,1,length(?1))=?1 ORDER BY key",
+        " FROM opstate WHERE key>=?1 AND key>?2 AND substr(key,1,length(?1))=?1 ORDER BY key",
+    [ST_OPSTATE_VALUE] = "SELECT value<>'' FROM opstate WHERE key=?1",
 
     [ST_DOMAIN_NEXT] = "SELECT domain,next_ms FROM recipient INDEXED BY recipient_due "
                        "WHERE state=1 AND held=0 AND domain>?1 ORDER BY domain,next_ms LIMIT 1",

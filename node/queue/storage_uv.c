@@ -11,6 +11,7 @@
 #include "node/base/clock_posix.h"
 #include "node/base/log.h"
 #include "node/queue/internal_uv.h"
+#include "node/queue/opstate.h"
 
 enum { SEARCH_STEP = 1000, PURGE_STEP = 500 };
 
@@ -425,13 +426,34 @@ struct storage *storage_open(const struct config *c, struct store_meta *meta, bo
     return s;
 }
 
-static bool tell_opstate(void *ctx, const struct row *r, enum unmerged_class mark)
+void storage_note_opstate(struct storage *s, struct slice key)
 {
-    struct storage *s = ctx;
-    (void)mark;
-    if (r->type == ROW_OPSTATE)
-        s->hooks.opstate(s->hooks.ctx, r->opstate.key, r->opstate.value);
-    return true;
+    struct slice name;
+    s->suppressing = s->suppressing || opstate_is(key, OPSTATE_SUPPRESS, &name);
+}
+
+/* All of it, page by page: the list of suppressed addresses may be long. */
+static void tell_opstates(struct storage *s)
+{
+    char *after = NULL;
+    bool more = true;
+    while (more) {
+        struct storage_read r = {.type = READ_OPSTATES, .by = after};
+        store_sqlite_read(s->lanes[0].store, &r, clock_wall_ms());
+        struct wire_reader w = wire_read(buf_slice(&r.bytes));
+        struct row row;
+        more = r.more;
+        while (w.n && row_decode(&w, &row)) {
+            storage_note_opstate(s, row.opstate.key);
+            s->hooks.opstate(s->hooks.ctx, row.opstate.key, row.opstate.value);
+            if (w.n || !more)
+                continue;
+            free(after);
+            after = slice_dup(row.opstate.key);
+        }
+        buf_free(&r.bytes);
+    }
+    free(after);
 }
 
 void storage_start(struct storage *s, const struct storage_hooks *hooks)
@@ -439,13 +461,7 @@ void storage_start(struct storage *s, const struct storage_hooks *hooks)
     s->hooks = *hooks;
     s->started = true;
     s->purging = true; /* the rest of a purge that was cut off by the end of the last process */
-    struct storage_read r = {.type = READ_OPSTATES};
-    store_sqlite_read(s->lanes[0].store, &r, clock_wall_ms());
-    struct wire_reader w = wire_read(buf_slice(&r.bytes));
-    struct row row;
-    while (w.n && row_decode(&w, &row))
-        tell_opstate(s, &row, UNMERGED_NONE);
-    buf_free(&r.bytes);
+    tell_opstates(s);
     int rc = pthread_create(&s->thread, NULL, run_writer, s);
     for (unsigned i = 0; i < LANES; i++)
         rc |= pthread_create(&s->lanes[i].thread, NULL, run_reader, &s->lanes[i]);

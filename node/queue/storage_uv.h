@@ -20,7 +20,8 @@ struct storage_hooks {
         void *ctx,
         const struct store_meta *m); /* id, fitness or history changed: for health (PE_STORE) */
     void (*failed)(void *ctx, int err, const char *why); /* a commit failed: the epoch ends */
-    /* The opstate row was written or replicated (also each one at open). */
+    /* The opstate row was written or replicated (also each one at open). An empty key: all of it is
+     * gone, with the rest of the store. */
     void (*opstate)(void *ctx, struct slice key, struct slice value);
 };
 
@@ -85,16 +86,19 @@ enum read_type {
                      earliest next_ms) */
     READ_DUE, /* recipients of `domain` queued, not held, next_ms <= due_ms, ordered by (next_ms,
                  id, index), after the cursor (next_ms, id, index), at most `limit`: encoded as
-                 pairs (message row without body, recipient row) */
+                 pairs (message row without body, recipient row). Paused campaigns are left out;
+                 the recipient of an address that is never sent to comes as RCPT_SUPPRESSED. cursor:
+                 the last one looked at; there may be more although nothing is here */
     READ_NEXT_DUE, /* earliest next_ms of any queued recipient or quarantined release above due_ms
                       -> due_ms */
     READ_LIST,    /* selector, cursor (id, index), limit -> like READ_DUE, ordered by (id, index) */
     READ_SUMMARY, /* by = "domain" | "sender" | "campaign" | "state" | "age" -> JSON text in bytes:
                      an array of {<by>, recipients, queued, deferred, held, quarantined, in_doubt,
-                     oldest_s}, most recipients first; at most `limit` (0: 1,000) */
+                     oldest_s}, most recipients first; at most `limit` (0: 1,000). Domains and
+                     campaigns have "paused" as well, and are listed for it alone */
     READ_ONLY_HERE, /* id = lsn up to which the other node has everything -> JSON text in bytes:
                        {"messages": unfinished ones that were taken after it} */
-    READ_OPSTATES,  /* all with key prefix `domain`: encoded opstate rows */
+    READ_OPSTATES,  /* with key prefix `domain`, above the key `by`: encoded opstate rows */
 };
 struct queue_counts { /* messages, in disjoint states */
     uint64_t messages, queued, deferred, held, quarantined, in_doubt;

@@ -35,6 +35,8 @@ void store_sqlite_checkpoint(struct store *s);
 struct selector;
 int store_sqlite_select(struct store *s, const struct selector *what, int64_t now_ms, uint64_t *id,
                         uint32_t *index, unsigned limit, struct buf *keys, bool *more);
+/* Is this address never sent to? */
+int store_sqlite_suppressed(struct store *s, struct slice address, bool *yes);
 /* Quarantined, unheld recipients whose next_ms has come, encoded; at most limit. */
 int store_sqlite_due_quarantined(struct store *s, int64_t now_ms, unsigned limit, struct buf *rows);
 /* (first 8 bytes of the body's hash, id) of every message with a quarantined recipient. */

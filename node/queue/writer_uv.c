@@ -11,6 +11,7 @@
 #include "node/base/clock_posix.h"
 #include "node/base/log.h"
 #include "node/queue/internal_uv.h"
+#include "node/queue/opstate.h"
 
 enum {
     SELECT_STEP = 1000,      /* recipients that one transaction changes for an operator */
@@ -81,6 +82,22 @@ static int supersede_twins(struct storage *s, const struct row_message *m)
 
 /* --- operations --- */
 
+/* An address that is never sent to ends here, in the transaction that takes the message. */
+static int suppress(struct storage *s, struct row_recipient *p)
+{
+    if (!s->suppressing || p->state != RCPT_QUEUED)
+        return STORE_OK;
+    bool yes;
+    int err = store_sqlite_suppressed(s->store, p->address, &yes);
+    if (err || !yes)
+        return err;
+    p->state = RCPT_SUPPRESSED;
+    p->next_ms = 0;
+    p->last_ms = s->own.wall_ms;
+    p->reply = SLICE_LIT("the address is on the list of those that are never sent to");
+    return STORE_OK;
+}
+
 static int add_rows(struct storage *s, struct storage_op *op)
 {
     int err = STORE_OK;
@@ -94,8 +111,13 @@ static int add_rows(struct storage *s, struct storage_op *op)
             r->message.creator = meta.id;
             m = &r->message;
         }
+        if (r->type == ROW_RECIPIENT)
+            err = suppress(s, &r->recipient);
+        if (r->type == ROW_OPSTATE)
+            storage_note_opstate(s, r->opstate.key);
         terminal = terminal || (r->type == ROW_RECIPIENT && rcpt_terminal(r->recipient.state));
-        err = own_put(&s->own, r);
+        if (!err)
+            err = own_put(&s->own, r);
     }
     if (!err && m && m->state == MESSAGE_LIVE)
         err = supersede_twins(s, m);

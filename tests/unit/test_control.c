@@ -178,7 +178,7 @@ static void play_read(void *ctx, struct storage_read *r)
     control_read_done(control, r);
 }
 
-static void play_destinations(void *ctx, uint64_t op)
+static void play_destinations(void *ctx, uint64_t op, struct slice queued)
 {
     take_turn();
     control_text_done(control, op, SLICE_LIT("[{\"destination\":\"example.net\",\"queued\":7}]"));

@@ -698,7 +698,7 @@ START_TEST(test_next_hop_down)
     ck_assert_uint_eq(c->r[0].attempts, 0);
     struct buf b;
     buf_init(&b, 10000);
-    delivery_destinations(d, &b);
+    delivery_destinations(d, "[]", &b);
     buf_append(&b, "", 1);
     ck_assert_ptr_nonnull(strstr((char *)b.data, "refused"));
     buf_free(&b);
