@@ -273,7 +273,18 @@ static int failure(volatile uint32_t *error, volatile uint32_t *count)
 
 static bool ours(const char *path)
 {
-    return shim.control && path && strncmp(path, shim.prefix, shim.prefix_n) == 0;
+    char whole[PATH_MAX];
+    if (!shim.control || !path)
+        return false;
+    if (path[0] != '/' && shim.journal < 0) { /* a peer that works in its spool's directory */
+        size_t n = getcwd(whole, sizeof whole) ? strlen(whole) : 0;
+        if (n == 0 || n + 1 + strlen(path) >= sizeof whole)
+            return false;
+        whole[n] = '/';
+        strcpy(whole + n + 1, path);
+        path = whole;
+    }
+    return strncmp(path, shim.prefix, shim.prefix_n) == 0;
 }
 
 static enum fd_kind kind_of(int fd)
@@ -490,7 +501,7 @@ static int flush(int fd, int (*really)(int))
     hang();
     pthread_mutex_lock(&shim.lock);
     uint64_t upto = shim.number;
-    shim.control->syncs++;
+    __atomic_fetch_add(&shim.control->syncs, 1, __ATOMIC_RELAXED); /* of several processes */
     int e = failure(&shim.control->sync_errno, &shim.control->sync_count);
     pthread_mutex_unlock(&shim.lock);
     uint32_t ms = shim.control->flush_ms;

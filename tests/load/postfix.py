@@ -7,9 +7,13 @@ import subprocess
 from pair import Process, can_connect, wait_until
 
 
-def start_postfix(top, name, address, relayhost, extra=""):
+def start_postfix(top, name, address, relayhost, extra="", env=None, wrap=lambda command: command):
     """Listens on address (host, port), sends everything to relayhost, the first of a list that takes
-    it. top and all above it must be open to user postfix."""
+    it. top and all above it must be open to user postfix. env: for all its processes; wrap: of the
+    command that starts them."""
+    env = env or {}
+    if env:
+        extra += f"import_environment = MAIL_CONFIG MAIL_DEBUG MAIL_LOGTAG TZ {' '.join(env)}\n"
     etc, spool, data = (os.path.join(top, d) for d in ("etc", "spool", "data"))
     for d in (etc, spool, data):
         os.makedirs(d)
@@ -62,7 +66,8 @@ qmgr_message_recipient_limit = 100000
     with open(os.path.join(etc, "master.cf"), "w") as f:
         f.write("\n".join(services) + "\n")
     subprocess.run(["postfix", "-c", etc, "check"], capture_output=True, timeout=30)
-    p = Process(name, ["/usr/lib/postfix/sbin/master", "-c", etc, "-d"], os.path.join(top, "log"))
+    p = Process(name, wrap(["env", *[f"{k}={v}" for k, v in env.items()], "/usr/lib/postfix/sbin/master",
+                            "-c", etc, "-d"]), os.path.join(top, "log"))
     p.start()
     wait_until(f"{name} listens", lambda: can_connect(host, port), 20)
     p.mail_log = os.path.join(top, "mail.log")
