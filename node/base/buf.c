@@ -113,6 +113,17 @@ bool buf_append_slice(struct buf *b, struct slice s)
     return buf_append(b, s.p, s.n);
 }
 
+bool buf_append_u64(struct buf *b, uint64_t value)
+{
+    char digits[20];
+    size_t at = sizeof digits;
+    do {
+        digits[--at] = (char)('0' + value % 10);
+        value /= 10;
+    } while (value);
+    return buf_append(b, digits + at, sizeof digits - at);
+}
+
 bool buf_append_str(struct buf *b, const char *s)
 {
     return buf_append(b, s, strlen(s));

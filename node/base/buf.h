@@ -42,6 +42,8 @@ void buf_free(struct buf *b);
 bool buf_reserve(struct buf *b, size_t n);
 bool buf_append(struct buf *b, const void *p, size_t n);
 bool buf_append_slice(struct buf *b, struct slice s);
+/* In decimal digits; for what runs once a message, where printf would show in a profile. */
+bool buf_append_u64(struct buf *b, uint64_t value);
 bool buf_append_str(struct buf *b, const char *s);
 bool buf_printf(struct buf *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Drops n bytes from the front. */

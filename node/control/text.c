@@ -107,6 +107,15 @@ bool text_html(struct buf *out, const char *s)
     return ok;
 }
 
+/* n decimal digits, then what follows them; where the next ones go. */
+static char *digits(char *p, unsigned value, unsigned n, char then)
+{
+    for (unsigned i = n; i-- > 0; value /= 10)
+        p[i] = (char)('0' + value % 10);
+    p[n] = then;
+    return p + n + 1;
+}
+
 char *text_rfc3339(char *out, int64_t wall_ms)
 {
     if (wall_ms < 0)
@@ -119,9 +128,13 @@ char *text_rfc3339(char *out, int64_t wall_ms)
     int64_t doy = doe - (365 * yoe + yoe / 4 - yoe / 100), mp = (5 * doy + 2) / 153;
     int64_t day = doy - (153 * mp + 2) / 5 + 1, month = mp < 10 ? mp + 3 : mp - 9;
     int64_t year = yoe + era * 400 + (month <= 2);
-    snprintf(out, 32, "%04u-%02u-%02uT%02u:%02u:%02u.%03uZ", (unsigned)(year % 10000),
-             (unsigned)month % 100u, (unsigned)day % 100u, (unsigned)(rest / 3600) % 100u,
-             (unsigned)(rest / 60 % 60), (unsigned)(rest % 60), (unsigned)(wall_ms % 1000));
+    char *p = digits(out, (unsigned)(year % 10000), 4, '-');
+    p = digits(p, (unsigned)month, 2, '-');
+    p = digits(p, (unsigned)day, 2, 'T');
+    p = digits(p, (unsigned)(rest / 3600), 2, ':');
+    p = digits(p, (unsigned)(rest / 60 % 60), 2, ':');
+    p = digits(p, (unsigned)(rest % 60), 2, '.');
+    digits(p, (unsigned)(wall_ms % 1000), 3, 'Z')[0] = 0;
     return out;
 }
 
@@ -158,7 +171,9 @@ char *text_size(char *out, uint64_t bytes)
 
 char *text_id(char *out, uint64_t id)
 {
-    snprintf(out, 17, "%016" PRIx64, id);
+    for (unsigned i = 16; i-- > 0; id >>= 4)
+        out[i] = "0123456789abcdef"[id & 15];
+    out[16] = 0;
     return out;
 }
 
