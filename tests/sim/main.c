@@ -194,6 +194,9 @@ static void print_sum(const struct shared_state *sh, double took)
            c->acked, c->delivered, c->bounced, c->expired, c->epochs, c->drops, c->take_backs,
            c->faults, c->crashes);
     print_faults(c);
+    printf("came to rest without a %" PRIu64 ", without b %" PRIu64 ", without the witness %" PRIu64
+           ", with all three at once %" PRIu64 "\n",
+           c->rest[0], c->rest[1], c->rest[2], c->rest[3]);
     printf("sent twice: %" PRIu64 " in doubt at a takeover, %" PRIu64
            " where the receiver's reply was lost, %" PRIu64 " after two failures, %" PRIu64
            " by a forced takeover, %" PRIu64

@@ -64,24 +64,75 @@ static void run_until(struct sim *s, uint64_t until)
         s->now = until;
 }
 
-static void come_to_rest(struct sim *s)
+/* Who may stay down when the faults end (protocol 2.4): the other two hold their votes, and one of
+ * them is a node whose store is in in_sync, whatever becomes of changes under way. */
+static unsigned draw_out(struct sim *s)
+{
+    unsigned out = (unsigned)rng_below(&s->rng, PROCESSES + 1);
+    const bool votes[PROCESSES] = {s->node[0].disk.voter.voting, s->node[1].disk.voter.voting,
+                                   s->witness.voter.voting};
+    if (out == NOBODY || s->books.forced)
+        return NOBODY;
+    for (unsigned i = 0; i < PROCESSES; i++)
+        if (i != out && !votes[i])
+            return NOBODY;
+    return out == WITNESS || books_spare(s, out) ? out : NOBODY;
+}
+
+static void leave_down(struct sim *s, unsigned out)
+{
+    if (out < NODES)
+        node_crash(s, out, rng_chance(&s->rng, 0.5), "and stays down");
+    else if (out == WITNESS && s->witness.up)
+        witness_crash(s);
+    if (out != NOBODY)
+        TRACE(s, "world", "the other two have to do without %s", process_name(out));
+    s->plan.out = out;
+    s->count.rest[out]++;
+}
+
+static void come_back(struct sim *s)
+{
+    unsigned out = s->plan.out;
+    s->plan.out = NOBODY;
+    if (out < NODES)
+        node_start(s, out);
+    else
+        witness_start(s);
+    TRACE(s, "world", "all three are up");
+}
+
+/* Until somebody serves, everything there is is delivered, and both copies are equal. */
+static void settle(struct sim *s)
 {
     char why[400] = "";
-    faults_end(s);
     uint64_t began = s->now, bound = began + REST_S * SEC + s->plan.quarantine_ms * MS;
     while (!s->failed && s->now < bound) {
         run_until(s, s->now + 100 * MS);
         if (s->failed || books_settled_down(s, why, sizeof why))
-            break;
+            return;
         if (s->now > began + SERVE_S * SEC && strncmp(why, "9: nobody", 9) == 0)
             break;
     }
-    if (s->failed)
-        return;
-    if (!books_settled_down(s, why, sizeof why))
-        sim_fail(s, "of rest", "%.1f s after the faults ended: %s", (double)(s->now - began) / 1e9,
-                 why);
-    else
+    if (!s->failed && !books_settled_down(s, why, sizeof why))
+        sim_fail(s, "of rest", "%.1f s after the faults ended%s%s: %s",
+                 (double)(s->now - began) / 1e9, s->plan.out == NOBODY ? "" : ", without ",
+                 s->plan.out == NOBODY ? "" : process_name(s->plan.out), why);
+}
+
+/* The liveness phase (invariants 7 and 9): two of the three first, then all. */
+static void come_to_rest(struct sim *s)
+{
+    leave_down(s, draw_out(s));
+    faults_end(s);
+    if (s->plan.out != NOBODY) {
+        settle(s);
+        if (!s->failed)
+            come_back(s);
+    }
+    if (!s->failed)
+        settle(s);
+    if (!s->failed)
         books_end(s);
 }
 

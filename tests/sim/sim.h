@@ -380,6 +380,7 @@ struct counters {
     uint64_t takeovers, crashes, faults, quarantined, superseded, emptied, excused, epochs;
     uint64_t virtual_ns, events, drops, take_backs, forced, doubled_forced;
     uint64_t expired, doubled_lost_store;
+    uint64_t rest[PROCESSES + 1]; /* who stayed down at first when the faults had ended */
     uint64_t injected[F_KINDS], effect[F_KINDS]; /* of each kind: how often, and what it did */
 };
 struct copy *books_find(struct sim *s, uint64_t id);
