@@ -165,6 +165,25 @@ static enum frame_plan plan_old(const struct frame_hello *h, struct pos shared)
     return by_order[h->rejoin];
 }
 
+/* Up to where the follower's divergent mail was committed. A primary that ends before what the
+ * follower knows to be committed has lost its end (it was rolled back; protocol 8 would have it
+ * step down, but it has no right to wait for: whatever it lacks is merged before it delivers). It
+ * can't tell any more what else was acknowledged of that epoch: all of it counts. */
+static struct pos known_committed(struct replica *r, const struct frame_hello *h)
+{
+    const struct primary *p = &r->p;
+    struct pos c = h->committed, own = {p->epoch, p->numbered};
+    bool was_here = (c.epoch & 1) == r->cfg.self || has_epoch(&r->meta.history, c.epoch);
+    if (c.epoch && was_here && history_epoch_end(&r->meta.history, c.epoch, own) < c.lsn) {
+        replica_log(r, false,
+                    "this store ends before what was committed in epoch %u: it was rolled back; "
+                    "what it lacks is merged from the standby",
+                    (unsigned)c.epoch);
+        return (struct pos){c.epoch, h->end.lsn};
+    }
+    return p->known.epoch == h->end.epoch ? p->known : (struct pos){p->epoch, p->committed};
+}
+
 static void on_hello(struct replica *r, struct slice payload)
 {
     struct primary *p = &r->p;
@@ -180,9 +199,7 @@ static void on_hello(struct replica *r, struct slice payload)
     d->plan = (uint8_t)way;
     d->start = way == PLAN_ADOPT ? shared.lsn : way == PLAN_RESUME ? h.reached.lsn : 0;
     d->state = way == PLAN_UPLOAD_COPY ? FEED_UPLOAD : FEED_WELCOMED;
-    struct pos known = {p->epoch, p->committed};
-    if (p->known.epoch == h.end.epoch)
-        known = p->known;
+    struct pos known = known_committed(r, &h);
     struct frame_welcome w = {.version = d->version,
                               .speaks = PROTOCOL,
                               .node = (uint8_t)r->cfg.self,
@@ -297,6 +314,10 @@ void feed_merged(struct replica *r)
     struct primary *p = &r->p;
     struct feed *d = &p->feed;
     if (!d->merge_waits || d->merge_lsn > p->committed)
+        return;
+    /* It empties its store next. One that in_sync names may be promoted: it is dropped first. */
+    if (d->merge_last && d->state == FEED_UPLOAD && p->waiting &&
+        store_id_eq(&d->store, &p->waits_for))
         return;
     d->merge_waits = false;
     bool ok = merged_encode(&r->out, d->merge_sequence);

@@ -81,7 +81,9 @@ static void send_hello(struct replica *r, bool unmerged)
                             .epoch = f->epoch,
                             .store = r->meta.id,
                             .end = r->meta.end,
-                            .committed = r->meta.committed,
+                            .committed = pos_cmp(f->committed, r->meta.committed) > 0
+                                             ? f->committed
+                                             : r->meta.committed,
                             .copying = r->meta.copying,
                             .unfit = r->meta.unfit,
                             .unmerged = unmerged,

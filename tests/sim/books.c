@@ -178,6 +178,8 @@ void books_dot(struct sim *s, struct node *n, uint32_t epoch, uint64_t id, uint3
         s->count.doubled_reply_lost += x->newest_accepted;
     else if (repeated && two_failures(s, x, n->self))
         s->count.doubled_two_crashes++;
+    else if (repeated && n->disk.lost_at > x->settled_at)
+        s->count.doubled_lost_store++;
     else if (repeated && s->books.forced)
         s->count.doubled_forced++;
     else if (repeated)
@@ -242,7 +244,7 @@ static void watch_recipient(struct sim *s, const char *who, const struct row_rec
     if (x->state == RCPT_FAILED && !c->rcpt[x->index].rejected)
         sim_fail(s, "1", "%llx/%u counts as failed on %s, and no receiver refused it", ID(x->id),
                  x->index, who);
-    if (c->acked && !c->excused && (x->state == RCPT_QUARANTINED || x->state == RCPT_SUPERSEDED))
+    if (c->acked && !c->was_away && (x->state == RCPT_QUARANTINED || x->state == RCPT_SUPERSEDED))
         sim_fail(s, "1", "acknowledged %llx/%u becomes %s on the store of %s", ID(x->id), x->index,
                  rcpt_state_name(x->state), who);
     s->count.quarantined += x->state == RCPT_QUARANTINED;

@@ -165,8 +165,9 @@ bool books_spare(struct sim *s, unsigned node)
     for (unsigned i = 0; i < b->n_accepts; i++)
         if (may_count(b, &b->accepts[i]) && !record_names(&b->accepts[i].record, 1 - node, &m->id))
             return false;
-    for (unsigned i = 0; b->forced && i < b->n_copies; i++)
-        if (b->copy[i].acked && !holds(s->node[1 - node].disk.store, &b->copy[i]))
+    for (unsigned i = 0; i < b->n_copies; i++)
+        if (b->copy[i].acked && b->copy[i].away &&
+            !holds(s->node[1 - node].disk.store, &b->copy[i]))
             return false;
     return true;
 }
@@ -188,12 +189,13 @@ static bool holds(const struct store *st, const struct copy *c)
     return store_memory_has_chunk(st, c->id, 0) && store_memory_has_chunk(st, c->id, 1);
 }
 
-static void check_copy(struct sim *s, const struct copy *c, const bool required[NODES],
-                       const char *when)
+static void check_copy(struct sim *s, struct copy *c, const bool required[NODES], const char *when)
 {
     if (c->away) {
-        if (!holds(s->node[0].disk.store, c) && !holds(s->node[1].disk.store, c))
+        bool here[NODES] = {holds(s->node[0].disk.store, c), holds(s->node[1].disk.store, c)};
+        if (!here[0] && !here[1])
             sim_fail(s, "1", "acknowledged %llx is on no store %s", ID(c->id), when);
+        c->away = !here[0] || !here[1];
         return;
     }
     for (unsigned node = 0; node < NODES; node++)
@@ -216,6 +218,9 @@ void books_ack(struct sim *s, struct node *n, uint64_t id)
      * feed, and what it acknowledged it holds. */
     if (n->relay.epoch < s->books.forced)
         c->away = true; /* nobody told this node yet */
+    for (unsigned i = 0; i < NODES; i++)
+        if (s->node[i].disk.lost && !holds(s->node[i].disk.store, c))
+            c->away = c->was_away = true; /* it had acknowledged, and was rolled back then */
     c->acked = true;
     s->message[c->message].acked = true;
     s->count.acked++;
@@ -236,12 +241,36 @@ void books_forced(struct sim *s, struct node *n, uint32_t epoch)
             b->copy[i].away = true;
 }
 
+/* What only the other copy has now must come back from there. */
+void books_rolled_back(struct sim *s, struct node *n)
+{
+    struct books *b = &s->books;
+    n->disk.lost = true;
+    n->disk.lost_at = s->now;
+    for (unsigned i = 0; i < b->n_copies; i++)
+        if (b->copy[i].acked && !holds(n->disk.store, &b->copy[i]))
+            b->copy[i].away = b->copy[i].was_away = true;
+    b->check_all = true;
+}
+
+/* Has it caught up, or been filled anew? */
+static void check_lost(struct sim *s, struct node *n)
+{
+    const struct store_meta *m = store_memory_meta(n->disk.store);
+    const struct store_meta *other = store_memory_meta(s->node[1 - n->self].disk.store);
+    if (n->disk.lost && !m->copying && pos_cmp(m->end, other->end) == 0 &&
+        pos_cmp(m->end, n->disk.lost_end) >= 0)
+        n->disk.lost = false;
+}
+
 void books_check(struct sim *s)
 {
     struct books *b = &s->books;
     if (!b->check_all)
         return;
     b->check_all = false;
+    for (unsigned i = 0; i < NODES; i++)
+        check_lost(s, &s->node[i]);
     bool required[NODES] = {is_required(s, 0), is_required(s, 1)};
     for (unsigned i = 0; i < b->n_copies && !s->failed; i++)
         if (b->copy[i].acked && !b->copy[i].excused)
@@ -268,7 +297,8 @@ void books_watermark(struct sim *s, struct node *n, uint32_t epoch, uint64_t com
     const struct record *r = books_record(s);
     for (unsigned node = 0; node < NODES; node++) {
         const struct store_meta *m = store_memory_meta(s->node[node].disk.store);
-        if (r && r->epoch == epoch && is_required(s, node) && !reaches(m, epoch, committed))
+        if (r && r->epoch == epoch && is_required(s, node) && !s->node[0].disk.lost &&
+            !s->node[1].disk.lost && !reaches(m, epoch, committed))
             sim_fail(s, "5", "committed is %llu in epoch %u, the store of %s ends at %u:%llu",
                      ID(committed), epoch, process_name(node), m->end.epoch, ID(m->end.lsn));
     }

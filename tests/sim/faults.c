@@ -221,6 +221,8 @@ static void one_fault(struct sim *s, enum fault_kind kind)
         break;
     case F_ROLLBACK:
     case F_CLONE:
+        harm_rollback(s, self, kind);
+        break;
     case F_KINDS:
         break;
     }

@@ -45,6 +45,7 @@ static void tear_down(struct sim *s)
         node_crash(s, i, true, "at the end of the run");
         store_memory_free(s->node[i].disk.store);
         store_memory_free(s->node[i].disk.old);
+        store_memory_free(s->node[i].disk.snapshot);
     }
     witness_crash(s);
     net_free(s);

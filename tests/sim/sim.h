@@ -235,7 +235,11 @@ enum channel {
 };
 struct disk { /* what survives a crash */
     struct store *store;
-    struct store *old; /* a disk that was taken out; NULL: none */
+    struct store *old;      /* a disk that was taken out; NULL: none */
+    struct store *snapshot; /* what the store was at some time; NULL: none */
+    bool lost;              /* it was rolled back, and doesn't hold again what it held */
+    uint64_t lost_at;
+    struct pos lost_end; /* where it ended before */
     struct voter_state voter;
     bool has_voter;
     uint64_t boot_counter;
@@ -342,7 +346,9 @@ struct copy { /* one message id */
     uint64_t parent;
     unsigned node, rcpts;
     bool acked, bounce, excused, chunked;
-    bool away; /* a forced takeover left it behind: on some store it must be all the same */
+    bool away; /* a forced takeover left it behind, or a store lost it with its end: on some store
+                  it must be all the same */
+    bool was_away;
     struct rcpt_book rcpt[MESSAGE_RCPTS];
 };
 struct accept_log {
@@ -407,6 +413,7 @@ const struct record *books_record_of(const struct sim *s, uint32_t epoch);
 void books_end(struct sim *s);
 void books_expire(struct sim *s, struct node *n, uint64_t id, uint32_t rcpt);
 void books_forced(struct sim *s, struct node *n, uint32_t epoch);
+void books_rolled_back(struct sim *s, struct node *n);
 void books_free(struct sim *s);
 void body_hash(uint64_t key, uint8_t out[32]);
 

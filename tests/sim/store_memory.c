@@ -697,6 +697,35 @@ struct store *store_memory_new(const struct store_id *id)
     return &m->store;
 }
 
+static void copy_slot(struct memory *to, const struct slot *slot)
+{
+    if (slot && slot->cell)
+        replace(to, slot_of(to, &slot->cell->row, true),
+                cell_new(&slot->cell->row, slot->cell->unmerged));
+}
+
+struct store *store_memory_copy(const struct store *s)
+{
+    struct memory *m = memory_of(s);
+    assert(!m->in_txn || m->suspended);
+    struct store *copy = store_memory_new(&m->meta.id);
+    struct memory *to = memory_of(copy);
+    op_begin(copy);
+    for (unsigned i = 0; i < m->n_groups; i++) {
+        struct group *g = m->order[i];
+        copy_slot(to, &g->message);
+        for (unsigned k = 0; k < g->rcpts.n; k++)
+            copy_slot(to, g->rcpts.at[k]);
+        for (unsigned k = 0; k < g->chunks.n; k++)
+            copy_slot(to, g->chunks.at[k]);
+    }
+    for (unsigned i = 0; i < m->n_named; i++)
+        copy_slot(to, &m->named[i]->slot);
+    to->meta = m->meta;
+    op_commit(copy);
+    return copy;
+}
+
 static void slots_free(struct slots *s)
 {
     for (unsigned i = 0; i < s->n; i++) {

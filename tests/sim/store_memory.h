@@ -38,6 +38,8 @@ const struct store_meta *store_memory_meta(const struct store *s);
 void store_memory_each(const struct store *s, store_row_fn fn, void *ctx);
 /* Like the queue's index: every recipient of every live message, by id. */
 void store_memory_each_live(const struct store *s, store_row_fn fn, void *ctx);
+/* Another store of the same id with the same rows, marks and meta, as a reader sees them now. */
+struct store *store_memory_copy(const struct store *s);
 /* True if both hold the same rows at the same positions, none unmerged, and end at the same
  * position; else why (size n) tells the first difference. */
 bool store_memory_equal(const struct store *a, const struct store *b, char *why, size_t n);

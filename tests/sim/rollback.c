@@ -1,0 +1,25 @@
+/* A store that becomes what it was some time ago: a snapshot that was put back, a disk from a
+ * backup (protocol 8: it ends before what it once acknowledged). */
+#include "sim/harm.h"
+
+/* The first time a snapshot is taken, the next time it is put back, if the other copy holds all. */
+void harm_rollback(struct sim *s, unsigned self, enum fault_kind kind)
+{
+    struct node *n = &s->node[self];
+    if (!n->disk.snapshot) {
+        n->disk.snapshot = store_memory_copy(n->disk.store);
+        TRACE(s, process_name(self), "a snapshot of its store is taken");
+        return;
+    }
+    if (!books_spare(s, self) || s->node[1 - self].disk.lost)
+        return;
+    s->count.effect[kind]++;
+    node_crash(s, self, true, "and its store is rolled back to a snapshot");
+    n->disk.lost_end = store_memory_meta(n->disk.store)->end;
+    store_memory_free(n->disk.store);
+    n->disk.store = n->disk.snapshot;
+    n->disk.snapshot = NULL;
+    books_watch(s, n);
+    books_rolled_back(s, n);
+    faults_restart_later(s, self);
+}
