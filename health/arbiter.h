@@ -18,7 +18,7 @@ struct arbiter_view {
 /* What comes back; either may be called from within arbiter_ask() or arbiter_bootstrap(). */
 struct arbiter_events {
     void *ctx;
-    /* PE_REGISTER for each operation begun, PE_HINT, PE_BOOTSTRAPPED. */
+    /* PE_REGISTER for each operation begun; PE_HINT, PE_BOOTSTRAPPED, PE_SEEN, PE_BEHIND. */
     void (*event)(void *ctx, const struct pair_event *ev);
     /* The answer to PX_BOOTSTRAP. op: the operator's token, 0: none waits. */
     void (*bootstrapped)(void *ctx, uint64_t op, bool ok, const char *text);

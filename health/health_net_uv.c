@@ -358,7 +358,8 @@ struct health_net *health_net_open(uv_loop_t *loop, const struct config *c,
                      peer->addresses[i]);
         net->n_peer = i + 1;
     }
-    ok = ok && begin_witness(net, c->arbiter.address, err, n);
+    if (ok && c->arbiter.type == ARBITER_WITNESS)
+        ok = begin_witness(net, c->arbiter.address, err, n);
     if (ok)
         return net;
     health_net_close(net);

@@ -3,12 +3,13 @@
 
 #include <assert.h>
 
-enum { HB_SERVING = 1, HB_FIT = 2, HB_LEAVING = 4, HB_VIRGIN = 8, HB_FLAGS = 15 };
+enum { HB_SERVING = 1, HB_FIT = 2, HB_LEAVING = 4, HB_VIRGIN = 8, HB_SEEN = 16, HB_FLAGS = 31 };
 
 bool heartbeat_encode(struct buf *b, const struct heartbeat *h)
 {
     uint8_t flags = (uint8_t)((h->serving ? HB_SERVING : 0) | (h->fit ? HB_FIT : 0) |
-                              (h->leaving ? HB_LEAVING : 0) | (h->virgin ? HB_VIRGIN : 0));
+                              (h->leaving ? HB_LEAVING : 0) | (h->virgin ? HB_VIRGIN : 0) |
+                              (h->knows_seen ? HB_SEEN : 0));
     return wire_put_u64(b, h->boot_counter) && wire_put_u64(b, h->boot_random) &&
            wire_put_u64(b, h->seq) && wire_put_u32(b, h->epoch) && wire_put_u8(b, h->role) &&
            wire_put_u8(b, h->mode) && wire_put_u8(b, flags) && wire_put_u64(b, h->own_lsn) &&
@@ -17,7 +18,7 @@ bool heartbeat_encode(struct buf *b, const struct heartbeat *h)
            wire_put_u64(b, h->echo_boot_random) && wire_put_u64(b, h->echo_seq) &&
            wire_put_u32(b, h->ack_epoch) && wire_put_u32(b, h->relinquish_epoch) &&
            wire_put_u64(b, h->relinquish_boot) && wire_put_u32(b, h->paused_ms) &&
-           wire_put_u64(b, h->ask_handover);
+           wire_put_u64(b, h->ask_handover) && wire_put_u32(b, h->seen_epoch);
 }
 
 bool heartbeat_decode(struct wire_reader *r, struct heartbeat *out)
@@ -34,6 +35,7 @@ bool heartbeat_decode(struct wire_reader *r, struct heartbeat *out)
     out->fit = flags & HB_FIT;
     out->leaving = flags & HB_LEAVING;
     out->virgin = flags & HB_VIRGIN;
+    out->knows_seen = flags & HB_SEEN;
     out->own_lsn = wire_get_u64(r);
     out->committed_lsn = wire_get_u64(r);
     wire_get_raw(r, out->store.b, STORE_ID_BYTES);
@@ -46,6 +48,7 @@ bool heartbeat_decode(struct wire_reader *r, struct heartbeat *out)
     out->relinquish_boot = wire_get_u64(r);
     out->paused_ms = wire_get_u32(r);
     out->ask_handover = wire_get_u64(r);
+    out->seen_epoch = wire_get_u32(r);
     if (out->role > ROLE_REJOINING || out->mode > PAIR_SOLO || flags & ~HB_FLAGS)
         r->bad = true;
     return !r->bad;

@@ -133,6 +133,8 @@ static void learn(struct pair *p, const struct record *r)
         seen = p->store.epoch_seen;
     p->rec_below_seen = r->epoch < seen;
     p->voters = *r;
+    if (r->epoch >= p->seen.epoch)
+        p->seen = *r;
     if (p->rec_below_seen && p->rec.version)
         return; /* an arbiter from a backup, or voters that missed a forced takeover */
     if (r->epoch != p->rec.epoch) {
@@ -146,6 +148,42 @@ static void learn(struct pair *p, const struct record *r)
         p->superseded = true;
 }
 
+/* The arbiter was emptied or restored from a backup. It counts as empty: whoever serves goes on,
+ * nothing changes hands, until it has been given back the newest record there is. */
+static void note_behind(struct pair *p, const struct record *seen)
+{
+    p->seen = *seen;
+    p->want_read = true;
+    if (p->behind)
+        return;
+    p->behind = true;
+    p->behind_seq = p->seq + 1;
+    p->view_changed = true;
+    pair_log(p, false,
+             "the arbiter has lost the record of epoch %u (emptied, or restored from a backup): it "
+             "isn't followed",
+             (unsigned)seen->epoch);
+}
+
+/* Is the newest record seen here the newest that anybody acted upon? So says the primary itself
+ * while the record names no other store; else both nodes have to say what they have seen, after
+ * the loss was noticed: what is changed later is changed in the arbiter as it is now, and noticed
+ * there. Of records of one epoch, its primary knows which one it acted upon. */
+static bool may_write_back(const struct pair *p)
+{
+    if (!p->behind || !p->seen.version)
+        return false;
+    if (p->rec_local || (p->epoch && p->seen.epoch == p->epoch && !record_paired(&p->seen)))
+        return true;
+    bool told = p->peer_rx && p->peer.knows_seen && p->peer.echo_seq >= p->behind_seq &&
+                p->peer.echo_boot_random == p->cfg.boot_random;
+    if (!told)
+        return false;
+    if (p->peer.seen_epoch != p->seen.epoch)
+        return p->peer.seen_epoch < p->seen.epoch;
+    return p->seen.primary == p->cfg.self;
+}
+
 static void on_register(struct pair *p, const struct pair_event *ev)
 {
     enum reg_op op = p->op;
@@ -154,15 +192,17 @@ static void on_register(struct pair *p, const struct pair_event *ev)
     if (decided) {
         learn(p, &ev->record);
         p->rec_read = true;
-        p->want_read = false;
+        p->want_read = p->behind = false;
     } else {
         p->read_at = p->now + READ_RETRY_MS * MS;
     }
+    if (ev->outcome == REG_BEHIND)
+        note_behind(p, &ev->record);
     if (op == REG_OP_CHANGE) {
         assert(p->change == CH_PENDING);
         p->change = ev->outcome == REG_DONE       ? CH_DONE
                     : ev->outcome == REG_MISMATCH ? CH_REFUSED
-                    : ev->outcome == REG_NOT_DONE
+                    : ev->outcome == REG_NOT_DONE || ev->outcome == REG_BEHIND
                         ? CH_NOT_DONE
                         : BATON_MUTANT(UNKNOWN_IS_REFUSED, CH_NOT_DONE, CH_UNKNOWN);
         if (p->change == CH_UNKNOWN) {
@@ -181,8 +221,9 @@ static void read_if_wanted(struct pair *p)
         p->phase == PH_STOPPED)
         return;
     p->op = REG_OP_READ;
-    pair_fx(p,
-            (struct pair_effect){.type = PX_READ, .until_ns = p->now + REGISTER_TIMEOUT_MS * MS});
+    pair_fx(p, (struct pair_effect){.type = PX_READ,
+                                    .until_ns = p->now + REGISTER_TIMEOUT_MS * MS,
+                                    .write_back = may_write_back(p)});
 }
 
 /* ---- replication, relay, operators ---- */
@@ -335,9 +376,11 @@ static void on_store(struct pair *p, const struct pair_store *s)
     p->view_changed = true;
 }
 
-static void on_hint(struct pair *p, const struct record *r)
+static void on_hint(struct pair *p, const struct pair_event *ev)
 {
-    if (r->version > p->rec.version || (p->rec_local && r->version))
+    const struct record *r = &ev->record;
+    bool news = ev->flag ? r->tag != p->rec.tag : r->version > p->rec.version;
+    if (news || (p->rec_local && r->version))
         p->want_read = true;
 }
 
@@ -374,7 +417,14 @@ static void take_event(struct pair *p, const struct pair_event *ev)
         on_register(p, ev);
         break;
     case PE_HINT:
-        on_hint(p, &ev->record);
+        on_hint(p, ev);
+        break;
+    case PE_SEEN:
+        p->knows_seen = true;
+        p->seen = ev->record;
+        break;
+    case PE_BEHIND:
+        note_behind(p, &ev->record);
         break;
     case PE_BOOTSTRAPPED:
         p->want_read = true;

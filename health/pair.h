@@ -56,6 +56,8 @@ struct heartbeat {
     uint64_t ask_handover; /* a standby's operator asks for a switchover: random token, 0: none */
     bool leaving;          /* clean stop of a standby: don't wait for its silence */
     bool virgin;           /* store open, and it never held a history */
+    bool knows_seen;       /* seen_epoch is known */
+    uint32_t seen_epoch;   /* of the newest record that this node ever acted upon; 0: none */
 };
 bool heartbeat_encode(struct buf *b, const struct heartbeat *h);
 bool heartbeat_decode(struct wire_reader *r, struct heartbeat *out);
@@ -66,7 +68,10 @@ enum pair_event_type {
                      this boot of ours; until then it only tells what to echo */
     PE_STORE,     /* pair_store below */
     PE_REGISTER,  /* outcome, record: of the operation asked for */
-    PE_HINT,      /* record: accepted by one voter */
+    PE_HINT,      /* record: accepted by one voter; flag: by the arbiter alone, so it counts */
+    PE_SEEN,      /* record: the newest that this node knew when it ended last (version 0: none);
+                     from an arbiter that can lose what it held */
+    PE_BEHIND,    /* the arbiter holds less than `record`, which was seen there */
     PE_BOOTSTRAPPED, /* own voter votes now (first record, or recovered): read */
     PE_VIRGIN,       /* no voter ever held a record, nor the own store a history (protocol 5) */
     /* from replication, as primary */
@@ -144,6 +149,8 @@ struct pair_effect {
     struct store_id follower;
     const char *name;
     bool ok;
+    bool write_back; /* READ: the newest record seen here is the newest there is; an arbiter that
+                        lost it gets it back */
     char text[240];
 };
 typedef void (*pair_emit)(void *ctx, const struct pair_effect *fx);

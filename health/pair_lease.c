@@ -1,5 +1,5 @@
-/* Heartbeats and the lease that they carry (protocol 6): what is told to the peer, what its datagrams
- * prove, and until when this node may deliver. Part of the pair core (pair.h).
+/* Heartbeats and the lease that they carry (protocol 6): what is told to the peer, what its
+ * datagrams prove, and until when this node may deliver. Part of the pair core (pair.h).
  *
  * The lease counts from the sending of the newest heartbeat that was acknowledged, and its end is
  * fixed by that acknowledgement; the wait of whoever takes over counts from a receipt. */
@@ -86,6 +86,8 @@ void pair_heartbeat(struct pair *p, uint64_t now_ns, int64_t wall_ms, struct hea
         .ask_handover = p->ask_token,
         .leaving = p->phase == PH_LEAVING,
         .virgin = p->store.open && p->store.virgin,
+        .knows_seen = p->knows_seen,
+        .seen_epoch = p->rec.epoch > p->seen.epoch ? p->rec.epoch : p->seen.epoch,
     };
     /* A fenced primary serves nobody: the standby, if it can, should (protocol 2.4). */
     out->serving = roles_serves(p) || p->phase == PH_QUIESCE || p->phase == PH_DRAIN;

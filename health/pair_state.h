@@ -59,6 +59,10 @@ struct pair {
     bool rec_read;          /* read since the start or since the last step down */
     bool rec_local;         /* forced here and not yet with the voters */
     bool rec_below_seen; /* the voters hold a record below what this node has seen: not followed */
+    /* an arbiter that can lose what it held (health/register_etcd.h) */
+    bool knows_seen, behind; /* behind: it has, and no record is decided since */
+    struct record seen;      /* newest record that was ever decided, as far as this node knows */
+    uint64_t behind_seq;     /* first heartbeat after that was noticed */
     enum reg_op op;
     bool want_read;
     uint64_t read_at, retry_at, retry_ns;

@@ -50,7 +50,8 @@ enum register_outcome {
     REG_DONE,
     REG_MISMATCH /* refused: *record is what is there */,
     REG_NOT_DONE,
-    REG_UNKNOWN
+    REG_UNKNOWN,
+    REG_BEHIND /* not done: the arbiter has lost what was seen; *record is the newest seen */
 };
 
 struct register_fx {

@@ -33,6 +33,11 @@ static void why_start(const struct pair *p, char *out, size_t n)
             "the voters' record (epoch %u) is older than what this node has seen (epoch %u): an "
             "arbiter from a backup? batonctl failover --force decides",
             (unsigned)p->voters.epoch, (unsigned)p->store.epoch_seen);
+    else if (p->behind)
+        snprintf(out, n,
+                 "the arbiter has lost the record of epoch %u that this node has seen: waits to "
+                 "hear what the other node knows; if that one is dead: batonctl failover --force",
+                 (unsigned)p->seen.epoch);
     else if (!p->rec_read)
         snprintf(out, n,
                  "asks the voters who is primary; needs two of three (new pair: both nodes "

@@ -216,6 +216,37 @@ static void check_health(struct config_reading *r, const struct config *c)
             c->health.takeover_after_ms, hb);
 }
 
+static void check_etcd(struct config_reading *r, const struct config_arbiter *a)
+{
+    bool tls = false, plain = false;
+    for (unsigned i = 0; i < a->n_endpoints; i++) {
+        bool https = a->endpoints[i] && strncmp(a->endpoints[i], "https://", 8) == 0;
+        tls |= https;
+        plain |= !https;
+    }
+    if (a->n_endpoints == 0)
+        config_mistake(r, "arbiter",
+                       "arbiter.endpoints is missing; write endpoints = [ "
+                       "\"http://10.0.0.3:2379\" ]");
+    if (a->n_endpoints && !tls && (a->ca || a->cert || a->key))
+        config_mistake(r, "arbiter.endpoints",
+                       "arbiter.ca, cert and key are for TLS, but no endpoint begins with "
+                       "https://; write https:// or remove them");
+    if ((a->cert == NULL) != (a->key == NULL))
+        config_mistake(r, a->cert ? "arbiter.cert" : "arbiter.key",
+                       "arbiter.cert and arbiter.key belong together; give both or none");
+    if ((a->user == NULL) != (a->password == NULL))
+        config_mistake(r, a->user ? "arbiter.user" : "arbiter.password",
+                       "arbiter.user and arbiter.password belong together; give both or none");
+    else if (a->user && plain)
+        config_mistake(r, "arbiter.endpoints",
+                       "arbiter.password would travel in the clear; use https:// endpoints, or "
+                       "127.0.0.1 through a tunnel");
+    check_readable(r, "arbiter.ca", a->ca);
+    check_readable(r, "arbiter.cert", a->cert);
+    check_readable(r, "arbiter.key", a->key);
+}
+
 static void check_arbiter(struct config_reading *r, const struct config *c)
 {
     const struct config_arbiter *a = &c->arbiter;
@@ -239,14 +270,8 @@ static void check_arbiter(struct config_reading *r, const struct config *c)
         config_mistake(r, "arbiter",
                        "arbiter.address is missing; write the witness's address and "
                        "port, like \"10.0.0.3:7627\"");
-    if (a->type == ARBITER_ETCD) {
-        if (a->n_endpoints == 0)
-            config_mistake(r, "arbiter",
-                           "arbiter.endpoints is missing; write endpoints = [ "
-                           "\"http://10.0.0.3:2379\" ]");
-        config_mistake(r, "arbiter.type",
-                       "arbiter type \"etcd\" isn't supported by this version; use \"witness\"");
-    }
+    if (a->type == ARBITER_ETCD)
+        check_etcd(r, a);
     if (a->type == ARBITER_NONE) {
         if (!config_given(r, "arbiter.takeover"))
             config_mistake(r, "arbiter",

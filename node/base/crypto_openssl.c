@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
@@ -163,4 +164,28 @@ bool crypto_key_create(const char *file, char *err, size_t n)
     OPENSSL_cleanse(key, sizeof key);
     OPENSSL_cleanse(text, sizeof text);
     return ok;
+}
+
+bool crypto_base64_encode(struct buf *out, struct slice s)
+{
+    size_t n = (s.n + 2) / 3 * 4;
+    if (s.n > INT_MAX / 2 || !buf_reserve(out, n + 1)) /* it ends with a NUL */
+        return false;
+    int made = EVP_EncodeBlock(out->data + out->len, s.p, (int)s.n);
+    out->len += (size_t)made;
+    return true;
+}
+
+bool crypto_base64_decode(struct buf *out, struct slice text)
+{
+    size_t pad = 0;
+    while (pad < 2 && pad < text.n && text.p[text.n - 1 - pad] == '=')
+        pad++;
+    if (text.n % 4 != 0 || text.n > INT_MAX / 2 || !buf_reserve(out, text.n / 4 * 3 + 1))
+        return false;
+    int made = text.n ? EVP_DecodeBlock(out->data + out->len, text.p, (int)text.n) : 0;
+    if (made < (int)pad)
+        return false;
+    out->len += (size_t)made - pad;
+    return true;
 }

@@ -20,6 +20,10 @@ void sha256_final(struct sha256 *h, uint8_t out[32]); /* frees h */
 void sha256_free(struct sha256 *h);
 void crypto_sha256(struct slice s, uint8_t out[32]);
 
+/* Base64 (RFC 4648, section 4), appended to out. False: out's cap, or (decode) no base64. */
+bool crypto_base64_encode(struct buf *out, struct slice s);
+bool crypto_base64_decode(struct buf *out, struct slice text);
+
 /* Cluster key file: one line of 64 hex digits, mode 0600 or stricter, owned by us or root.
  * False: err (size n) holds one line that names the file and the remedy. */
 bool crypto_key_load(const char *file, uint8_t key[CLUSTER_KEY_BYTES], char *err, size_t n);

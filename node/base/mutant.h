@@ -28,7 +28,10 @@
     X(SOLO_IS_QUARANTINED, "mail taken solo is merged as unacknowledged (4, 5)")                   \
     X(UNMERGED_KEEP_LSN, "promoted with unmerged rows under their old numbers (20)")               \
     X(QUEUED_WINS, "in a merge the newer row wins, terminal or not")                               \
-    X(EVERY_BOUNCE_STAYS, "a merge keeps bounces that nothing failed for (21)")
+    X(EVERY_BOUNCE_STAYS, "a merge keeps bounces that nothing failed for (21)")                    \
+    X(ETCD_READ_ONLY, "a read of etcd's key doesn't put it again (11)")                            \
+    X(ETCD_TAG_ONLY, "etcd's key is compared by its record, not by its revision")                  \
+    X(ETCD_BACKUP_FOLLOWED, "a record restored from a backup of etcd is followed (25)")
 
 enum baton_mutant {
     MUTANT_NONE,
