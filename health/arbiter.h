@@ -12,7 +12,7 @@
 struct arbiter_view {
     bool reachable[VOTERS], voting[VOTERS];
     bool behind; /* it holds less than this node has seen: restored from a backup, or emptied */
-    char detail[120]; /* one line for a person: which endpoint, its error; "" where there is none */
+    char detail[200]; /* one line for a person: which endpoint, its error; "" where there is none */
 };
 
 /* What comes back; either may be called from within arbiter_ask() or arbiter_bootstrap(). */

@@ -167,13 +167,26 @@ static bool says(const char *text, const char *what)
     return strstr(text, what) != NULL;
 }
 
-static void failed(struct etcd_reply *out, enum etcd_request request, long status, const json_t *j)
+/* etcd's reason, or the beginning of whatever else it says. */
+static const char *reason(const json_t *j, struct slice body, char other[64])
 {
     const char *text = json_string_value(json_object_get(j, "message"));
     if (!text)
         text = json_string_value(json_object_get(j, "error"));
-    if (!text)
-        text = "no reason given";
+    if (text)
+        return text;
+    size_t n = 0;
+    for (; n < body.n && n < 63 && body.p[n] >= ' ' && body.p[n] < 127; n++)
+        other[n] = (char)body.p[n];
+    other[n] = 0;
+    return other;
+}
+
+static void failed(struct etcd_reply *out, enum etcd_request request, long status, const json_t *j,
+                   struct slice body)
+{
+    char other[64];
+    const char *text = reason(j, body, other);
     struct etcd_answer *a = &out->answer;
     const char *remedy = "";
     /* A server error leaves open whether it was done; what the client got wrong was not done. */
@@ -191,12 +204,15 @@ static void failed(struct etcd_reply *out, enum etcd_request request, long statu
     } else if (says(text, "user name is empty")) {
         a->what = ETCD_NO_TOKEN;
         remedy = "; set user and password in arbiter";
+    } else if (says(text, "CommonName of client")) {
+        text = "etcd with users refuses a client certificate that has a CommonName";
+        remedy = "";
     } else if (status == 404) {
         remedy = "; etcd 3.4 or later is needed";
     } else if (says(text, "permission denied")) {
         remedy = "; grant the user readwrite on the key";
     }
-    snprintf(out->error, sizeof out->error, "HTTP %ld, %.60s%s", status, text, remedy);
+    snprintf(out->error, sizeof out->error, "HTTP %ld, %.80s%s", status, text, remedy);
 }
 
 void etcd_json_reply(struct etcd_reply *out, enum etcd_request request, long status,
@@ -209,6 +225,6 @@ void etcd_json_reply(struct etcd_reply *out, enum etcd_request request, long sta
     if (status == 200)
         answered(out, request, j);
     else
-        failed(out, request, status, j);
+        failed(out, request, status, j, body);
     json_decref(j);
 }

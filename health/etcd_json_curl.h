@@ -10,7 +10,7 @@ enum {
     ETCD_BODY_BYTES_MAX = 8 << 10,   /* a request: the key thrice and two values */
     ETCD_REPLY_BYTES_MAX = 64 << 10, /* one key comes back; an error page of a proxy is cut */
     ETCD_TOKEN_BYTES_MAX = 4 << 10,  /* a JWT, signed with a long key */
-    ETCD_ERROR_BYTES = 120,
+    ETCD_ERROR_BYTES = 160,
 };
 
 struct etcd_account {

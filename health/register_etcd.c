@@ -66,10 +66,11 @@ struct register_etcd {
     unsigned at, failures; /* endpoint; failures since the last answer */
     bool token;
 
+    uint64_t refused_ns;                    /* newest refusal by an etcd that is there; 0: none */
     uint64_t look_ns, answered_ns, took_ns; /* next look; newest answer; how long it took */
     struct found last;
     bool looked, behind;
-    char error[100];
+    char error[200];
 };
 
 /* ---- what is there ---- */
@@ -363,9 +364,13 @@ static void on_found(struct register_etcd *r, const struct found *f)
 }
 
 /* The same job again, at the next endpoint; after all of them, a little later. */
-static void failed(struct register_etcd *r, const char *error)
+static void failed(struct register_etcd *r, const char *error, bool refused)
 {
-    snprintf(r->error, sizeof r->error, "%s: %s", r->cfg.endpoint[r->at], error);
+    /* What an etcd that is there complains about is worth more than that another is away. */
+    if (refused || !r->refused_ns || r->now_ns - r->refused_ns > MS(REACHABLE_MS))
+        snprintf(r->error, sizeof r->error, "%s: %s", r->cfg.endpoint[r->at], error);
+    if (refused)
+        r->refused_ns = r->now_ns;
     r->step = STEP_RANGE;
     r->at = (r->at + 1) % r->cfg.n_endpoints;
     r->failures++;
@@ -384,6 +389,7 @@ static void note_answer(struct register_etcd *r)
     r->failures = 0;
     r->backoff_ns = MS(BACKOFF_MIN_MS);
     r->error[0] = 0;
+    r->refused_ns = 0;
     uint64_t p = r->took_ns * PATIENCE_FACTOR;
     r->patience_ns = p < MS(PATIENCE_MIN_MS)   ? MS(PATIENCE_MIN_MS)
                      : p > MS(PATIENCE_MAX_MS) ? MS(PATIENCE_MAX_MS)
@@ -405,7 +411,7 @@ static void on_answered(struct register_etcd *r, enum etcd_request asked,
         if (judge(r, &r->put) == FOUND_CURRENT)
             conclude(r, REG_DONE, &r->put);
         else
-            failed(r, "its answer makes no sense");
+            failed(r, "its answer makes no sense", true);
         return;
     }
     struct found f = found_of(a->revision, a->value);
@@ -437,7 +443,7 @@ void register_etcd_answer(struct register_etcd *r, uint64_t id, const struct etc
     case ETCD_NO_TOKEN:
         undo_cast(r, asked);
         r->token = false;
-        failed(r, a->error);
+        failed(r, a->error, true);
         if (r->cfg.authenticate && r->failures == 1) { /* it only expired */
             r->at = (r->at + r->cfg.n_endpoints - 1) % r->cfg.n_endpoints;
             r->retry_ns = now_ns;
@@ -446,10 +452,10 @@ void register_etcd_answer(struct register_etcd *r, uint64_t id, const struct etc
     case ETCD_NOT_SENT:
     case ETCD_REFUSED:
         undo_cast(r, asked);
-        failed(r, a->error);
+        failed(r, a->error, a->what == ETCD_REFUSED);
         return;
     case ETCD_LOST:
-        failed(r, a->error);
+        failed(r, a->error, false);
         return;
     }
 }
@@ -512,14 +518,14 @@ static void etcd_tick(struct arbiter *a, uint64_t now_ns)
     if (r->job == JOB_NONE)
         return;
     if (now_ns >= r->deadline_ns) {
-        if (r->request)
+        if (r->request && !r->refused_ns)
             snprintf(r->error, sizeof r->error, "%s: no answer", r->cfg.endpoint[r->at]);
         give_up(r);
     } else if (r->request && now_ns >= r->give_up_ns) {
         cancel(r);
         r->patience_ns =
             r->patience_ns * 2 < MS(PATIENCE_MAX_MS) ? r->patience_ns * 2 : MS(PATIENCE_MAX_MS);
-        failed(r, "no answer");
+        failed(r, "no answer", false);
     }
     if (r->job == JOB_NONE || r->request || !r->retry_ns || now_ns < r->retry_ns)
         return;

@@ -57,6 +57,18 @@ static void check_storage(struct node_status *s)
                  (unsigned long long)s->storage.stalled_ms);
 }
 
+static void check_arbiter(struct node_status *s)
+{
+    const struct arbiter_view *a = &s->arbiter;
+    bool etcd = s->config->arbiter.type == ARBITER_ETCD;
+    struct status_check *c = check(s, "arbiter", a->reachable[WITNESS] && !a->behind);
+    const char *says = a->behind ? "has lost the record (emptied, or restored from a backup)"
+                       : c->ok   ? "answers"
+                       : etcd    ? "doesn't answer: nothing can change hands"
+                                 : "doesn't answer: only both nodes together can change the record";
+    snprintf(c->detail, sizeof c->detail, "%s%s%.150s", says, a->detail[0] ? ": " : "", a->detail);
+}
+
 static void check_pair(struct node_status *s)
 {
     const struct pair_view *v = &s->pair;
@@ -64,9 +76,7 @@ static void check_pair(struct node_status *s)
         return;
     struct status_check *c = check(s, "pair", v->mode == PAIR_PAIRED && v->role != ROLE_FENCED);
     snprintf(c->detail, sizeof c->detail, "%.100s", v->why);
-    c = check(s, "arbiter", s->arbiter.reachable[WITNESS]);
-    snprintf(c->detail, sizeof c->detail,
-             c->ok ? "answers" : "doesn't answer: only both nodes together can change the record");
+    check_arbiter(s);
     int64_t skew = v->peer_wall_skew_ms;
     c = check(s, "clock", skew < WALL_APART_MS && skew > -WALL_APART_MS);
     snprintf(c->detail, sizeof c->detail, "the other node's wall clock is %+.1f s off",

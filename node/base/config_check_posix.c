@@ -218,12 +218,9 @@ static void check_health(struct config_reading *r, const struct config *c)
 
 static void check_etcd(struct config_reading *r, const struct config_arbiter *a)
 {
-    bool tls = false, plain = false;
-    for (unsigned i = 0; i < a->n_endpoints; i++) {
-        bool https = a->endpoints[i] && strncmp(a->endpoints[i], "https://", 8) == 0;
-        tls |= https;
-        plain |= !https;
-    }
+    bool tls = false;
+    for (unsigned i = 0; i < a->n_endpoints; i++)
+        tls |= a->endpoints[i] && strncmp(a->endpoints[i], "https://", 8) == 0;
     if (a->n_endpoints == 0)
         config_mistake(r, "arbiter",
                        "arbiter.endpoints is missing; write endpoints = [ "
@@ -238,13 +235,12 @@ static void check_etcd(struct config_reading *r, const struct config_arbiter *a)
     if ((a->user == NULL) != (a->password == NULL))
         config_mistake(r, a->user ? "arbiter.user" : "arbiter.password",
                        "arbiter.user and arbiter.password belong together; give both or none");
-    else if (a->user && plain)
-        config_mistake(r, "arbiter.endpoints",
-                       "arbiter.password would travel in the clear; use https:// endpoints, or "
-                       "127.0.0.1 through a tunnel");
-    check_readable(r, "arbiter.ca", a->ca);
-    check_readable(r, "arbiter.cert", a->cert);
-    check_readable(r, "arbiter.key", a->key);
+    if (a->ca)
+        check_readable(r, "arbiter.ca", a->ca);
+    if (a->cert)
+        check_readable(r, "arbiter.cert", a->cert);
+    if (a->key)
+        check_readable(r, "arbiter.key", a->key);
 }
 
 static void check_arbiter(struct config_reading *r, const struct config *c)

@@ -130,6 +130,18 @@ static bool has_own_alarm(const char *check)
     return false;
 }
 
+static void arbiter_alarms(const struct arbiter_view *a, struct status_alarm *out, unsigned *n)
+{
+    if (a->behind)
+        alarm_add(out, n, "arbiter_behind", true,
+                  "the arbiter was emptied or restored from a backup: it isn't followed, and no "
+                  "takeover is possible until both nodes have met, or the primary serves alone");
+    else if (!a->reachable[WITNESS])
+        alarm_add(out, n, "arbiter_unreachable", false,
+                  "the arbiter does not answer: no takeover is possible if a node fails now%s%s",
+                  a->detail[0] ? ": " : "", a->detail);
+}
+
 unsigned status_alarms(const struct node_status *s, struct status_alarm out[STATUS_ALARMS_MAX])
 {
     unsigned n = 0;
@@ -138,10 +150,8 @@ unsigned status_alarms(const struct node_status *s, struct status_alarm out[STAT
     pair_alarms(s, out, &n);
     if (status_serving(s) && s->refusing)
         alarm_add(out, &n, "refusing_mail", true, "new mail is refused: %s", s->refusing_why);
-    if (s->config->arbiter.type != ARBITER_NONE && !status_single(s) &&
-        !s->arbiter.reachable[WITNESS])
-        alarm_add(out, &n, "arbiter_unreachable", false,
-                  "the arbiter does not answer: no takeover is possible if a node fails now");
+    if (s->config->arbiter.type != ARBITER_NONE && !status_single(s))
+        arbiter_alarms(&s->arbiter, out, &n);
     for (unsigned i = 0; i < s->n_checks && i < STATUS_CHECKS_MAX; i++)
         if (!s->checks[i].ok && !has_own_alarm(s->checks[i].name))
             alarm_add(out, &n, s->checks[i].name, true, "%s: %s", s->checks[i].name,

@@ -11,7 +11,7 @@
 struct status_check { /* one of "checks": storage, replication, health, relay, disk, clock, ... */
     const char *name; /* static */
     bool ok;
-    char detail[120];
+    char detail[200];
 };
 enum { STATUS_CHECKS_MAX = 12 };
 
