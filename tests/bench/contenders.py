@@ -8,7 +8,7 @@ import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), "load"))
-from disk import Disk  # noqa: E402
+from disk import SHIM, Disk  # noqa: E402
 from meter import Group  # noqa: E402
 from pair import Failure, Loopback, Pair, Process, can_connect, free_ports, wait_until  # noqa: E402
 from postfix import start_postfix, stop_postfix  # noqa: E402
@@ -27,6 +27,8 @@ class Contender:
         self.disks = []
 
     def disk(self, name, prefix):
+        if not os.path.exists(SHIM):
+            raise Failure(f"{SHIM} isn't built: flushes can't be counted (BATON_BUILD names the build)")
         folder = os.path.join(self.dir, name)
         os.makedirs(folder, exist_ok=True)
         d = Disk(folder, prefix, power=False)
