@@ -17,6 +17,8 @@
 
 enum {
     RELEASE_MS = 1000,
+    SET_BACK_MS =
+        60000,          /* a wall clock that was set back by more: what it had put off is redated */
     PURGE_MS = 60000,   /* at most; a short retention is looked after more often */
     OUTCOMES_MAX = 256, /* that share a transaction by waiting; more go at once */
 };
@@ -53,6 +55,8 @@ struct queue {
     uint64_t sequence, committed, settled;
     bool caught_up; /* what was here before this epoch is committed in it */
     bool releasing;
+    uint64_t ahead_ms;    /* no schedule of ours puts anything further ahead */
+    int64_t wall_less_ms; /* wall clock less the one that only runs on, at the last look */
     struct line to_commit, to_settle;
     struct line outcomes; /* not yet given to storage */
     unsigned n_outcomes;
@@ -417,9 +421,28 @@ void queue_watermark(struct queue *q, uint32_t epoch, uint64_t committed, uint64
 
 /* --- roles and timers --- */
 
+static int64_t wall_less_boot_ms(void)
+{
+    return clock_wall_ms() - (int64_t)(clock_boot_ns() / 1000000);
+}
+
+/* What was put off by a clock that was ahead (the other node's, or this one's before it was set
+ * right) must not wait until that clock's time comes. */
+static void redate(struct queue *q)
+{
+    struct storage_op *op = op_new(q, OP_SELECT, MAIL_RELEASE, 0);
+    op->selector = (struct selector){.all = true, .ahead_ms = q->ahead_ms};
+    op->action = SELECT_REDATE;
+    storage_submit(q->storage, op);
+}
+
 static void on_release_timer(uv_timer_t *t)
 {
     struct queue *q = t->data;
+    int64_t less = wall_less_boot_ms();
+    if (q->epoch && less < q->wall_less_ms - SET_BACK_MS)
+        redate(q);
+    q->wall_less_ms = less;
     if (!q->epoch || q->releasing)
         return;
     q->releasing = true;
@@ -454,6 +477,8 @@ void queue_serve(struct queue *q, uint32_t epoch)
     q->sequence = 0;
     q->committed = q->settled = 0;
     q->caught_up = false;
+    q->wall_less_ms = wall_less_boot_ms();
+    redate(q);
     uv_timer_start(&q->release_timer, on_release_timer, RELEASE_MS, RELEASE_MS);
     uint64_t every = q->retention_ms / 8 < PURGE_MS ? q->retention_ms / 8 : PURGE_MS;
     every = every < 1000 ? 1000 : every;
@@ -518,6 +543,12 @@ struct queue *queue_new(uv_loop_t *loop, struct storage *storage, struct events 
     q->events = events;
     q->outcome_delay_ms = c->queue.outcome_delay_ms;
     q->retention_ms = c->queue.retention_ms;
+    q->ahead_ms = c->queue.quarantine_ms > c->queue.in_doubt_wait_ms ? c->queue.quarantine_ms
+                                                                     : c->queue.in_doubt_wait_ms;
+    for (unsigned i = 0; i < c->delivery.n_retry; i++)
+        if (c->delivery.retry_ms[i] > q->ahead_ms)
+            q->ahead_ms = c->delivery.retry_ms[i];
+    q->ahead_ms += q->ahead_ms / 5 + SET_BACK_MS; /* retries vary by a tenth */
     q->mail = mailbox_new(loop, on_mail, q);
     uv_timer_t *timers[] = {&q->outcome_timer, &q->release_timer, &q->purge_timer};
     for (unsigned i = 0; i < 3; i++) {

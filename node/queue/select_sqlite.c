@@ -45,13 +45,14 @@ static sqlite3_stmt *query(struct store_sqlite *x, const char *columns, const st
         }
     if (s->id)
         from = "message m CROSS JOIN recipient r ON r.id=m.id WHERE m.id=?5 AND r.state<2";
-    int n = snprintf(sql, sizeof sql,
-                     "SELECT %s FROM %s AND m.id>=?1 AND (m.id>?1 OR r.idx>?2) AND %s%s%s%s%s "
-                     "ORDER BY m.id,r.idx LIMIT ?4",
-                     columns, from, condition, s->domain ? " AND r.domain=?6" : "",
-                     s->sender ? " AND m.sender=?7 COLLATE NOCASE" : "",
-                     s->campaign ? " AND m.campaign=?8" : "",
-                     s->older_than_ms ? " AND m.received_ms<=?3" : "");
+    int n = snprintf(
+        sql, sizeof sql,
+        "SELECT %s FROM %s AND m.id>=?1 AND (m.id>?1 OR r.idx>?2) AND "
+        "%s%s%s%s%s%s "
+        "ORDER BY m.id,r.idx LIMIT ?4",
+        columns, from, condition, s->domain ? " AND r.domain=?6" : "",
+        s->sender ? " AND m.sender=?7 COLLATE NOCASE" : "", s->campaign ? " AND m.campaign=?8" : "",
+        s->older_than_ms ? " AND m.received_ms<=?3" : "", s->ahead_ms ? " AND r.next_ms>?9" : "");
     assert(n > 0 && (size_t)n < sizeof sql);
     sqlite3_stmt *st;
     if (sqlite3_prepare_v2(x->db, sql, n, &st, NULL) != SQLITE_OK)
@@ -69,6 +70,8 @@ static sqlite3_stmt *query(struct store_sqlite *x, const char *columns, const st
         sqlite_bind(st, 7, slice_str(s->sender));
     if (s->campaign)
         sqlite_bind(st, 8, slice_str(s->campaign));
+    if (s->ahead_ms)
+        sqlite3_bind_int64(st, 9, now_ms + (int64_t)s->ahead_ms);
     return st;
 }
 

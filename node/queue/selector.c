@@ -19,7 +19,8 @@ bool selector_fits(const struct selector *s, const struct row_recipient *r)
     return !rcpt_terminal(r->state) && (!s->state[0] || strcmp(s->state, selector_state(r)) == 0);
 }
 
-bool selector_apply(enum select_action action, struct row_recipient *r, int64_t now_ms)
+bool selector_apply(enum select_action action, const struct selector *s, struct row_recipient *r,
+                    int64_t now_ms)
 {
     if (rcpt_terminal(r->state))
         return false;
@@ -47,6 +48,11 @@ bool selector_apply(enum select_action action, struct row_recipient *r, int64_t 
         return true;
     case SELECT_CANCEL:
         r->state = RCPT_CANCELLED;
+        return true;
+    case SELECT_REDATE:
+        if (r->next_ms <= now_ms + (int64_t)s->ahead_ms)
+            return false;
+        r->next_ms = now_ms + (r->state == RCPT_QUARANTINED ? (int64_t)s->ahead_ms : 0);
         return true;
     }
     return false;

@@ -268,7 +268,7 @@ static int write_selected(struct storage *s, struct item *i)
             continue;
         }
         if (err || !selector_fits(&op->selector, &here.recipient) ||
-            !selector_apply(op->action, &here.recipient, s->own.wall_ms))
+            !selector_apply(op->action, &op->selector, &here.recipient, s->own.wall_ms))
             continue;
         buf_clear(&copy); /* the store's answer ends with the next call */
         struct wire_reader w;

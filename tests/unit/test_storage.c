@@ -407,6 +407,47 @@ START_TEST(test_operators_select)
 }
 END_TEST
 
+static uint64_t redate(struct rig *r, uint32_t e, uint64_t ahead_ms)
+{
+    struct storage_op *op = op_new(r, OP_SELECT, e);
+    op->action = SELECT_REDATE;
+    op->selector.all = true;
+    op->selector.ahead_ms = ahead_ms;
+    storage_submit(r->storage, op);
+    op = next(r);
+    ck_assert_int_eq(op->result, OP_DURABLE);
+    uint64_t n = op->n_changed;
+    storage_op_free(op);
+    return n;
+}
+
+/* It was queued while the wall clock was six days ahead; the clock is set right, or the other node,
+ * whose clock is, takes over. */
+START_TEST(test_mail_put_off_by_a_wrong_clock)
+{
+    enum { DAY_MS = 86400000, HOUR_MS = 3600000 };
+    rig_start(&rig, dir_path);
+    uint32_t e = promote(&rig, 4);
+    add(&rig, e, MESSAGE_ID(e, 1), 1, 1);
+    ck_assert_int_eq(wait_op(&rig), OP_DURABLE);
+    for (unsigned i = 2; i <= 3; i++) {
+        struct storage_op *op = op_new(&rig, OP_ADD, e);
+        op->rows[op->n_rows++] = support_message(MESSAGE_ID(e, i), i, 1);
+        op->rows[op->n_rows] =
+            support_recipient(MESSAGE_ID(e, i), 0, i == 2 ? RCPT_QUEUED : RCPT_QUARANTINED);
+        op->rows[op->n_rows++].recipient.next_ms = clock_wall_ms() + (int64_t)6 * DAY_MS;
+        storage_submit(rig.storage, op);
+        ck_assert_int_eq(wait_op(&rig), OP_DURABLE);
+    }
+    ck_assert_uint_eq(redate(&rig, e, (uint64_t)7 * DAY_MS), 0);
+    ck_assert_uint_eq(redate(&rig, e, HOUR_MS), 2);
+    ck_assert_uint_eq(redate(&rig, e, HOUR_MS), 0);
+    uint8_t ms;
+    ck_assert_int_eq(state_of(&rig, MESSAGE_ID(e, 3), 0, &ms), RCPT_QUARANTINED);
+    rig_stop(&rig);
+}
+END_TEST
+
 START_TEST(test_list_and_summary)
 {
     rig_start(&rig, dir_path);
@@ -613,6 +654,7 @@ int main(void)
     tcase_add_test(t, test_only_the_open_epoch_writes);
     tcase_add_test(t, test_outcome_finishes_a_message);
     tcase_add_test(t, test_operators_select);
+    tcase_add_test(t, test_mail_put_off_by_a_wrong_clock);
     tcase_add_test(t, test_list_and_summary);
     tcase_add_test(t, test_nothing_to_write_is_no_stall);
     tcase_add_test(t, test_opstate_is_told);
