@@ -45,6 +45,12 @@ static void voters_tick(struct arbiter *a, uint64_t now_ns)
     register_tick(voters(a)->reg, now_ns);
 }
 
+static void voters_heard(struct arbiter *a, uint64_t now_ns)
+{
+    (void)a; /* its votes are all that counts */
+    (void)now_ns;
+}
+
 static void voters_set_virgin(struct arbiter *a, bool virgin)
 {
     register_set_virgin(voters(a)->reg, virgin);
@@ -68,6 +74,7 @@ void arbiter_voters_init(struct arbiter_voters *v, struct reg *reg,
         .ask = voters_ask,
         .bootstrap = voters_bootstrap,
         .tick = voters_tick,
+        .heard = voters_heard,
         .set_virgin = voters_set_virgin,
         .all_virgin = voters_all_virgin,
         .view = voters_view,

@@ -30,6 +30,7 @@ struct arbiter_ops {
     bool (*ask)(struct arbiter *a, const struct pair_effect *fx, uint64_t now_ns);
     void (*bootstrap)(struct arbiter *a, const struct record *first, uint64_t op, uint64_t now_ns);
     void (*tick)(struct arbiter *a, uint64_t now_ns);
+    void (*heard)(struct arbiter *a, uint64_t now_ns); /* a proven sign of life of the other node */
     void (*set_virgin)(struct arbiter *a, bool virgin); /* the own store never held a history */
     /* Nothing that keeps the record ever held one, nor did the own store. */
     bool (*all_virgin)(const struct arbiter *a, uint64_t now_ns);

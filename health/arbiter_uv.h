@@ -15,12 +15,16 @@ struct arbiter_place {
     unsigned self;
     struct health_net *net;
     struct arbiter_events events;
+    void (*fence)(void *ctx); /* run the fence command, then arbiter_uv_fenced() */
+    void *fence_ctx;
 };
 /* NULL: err has one line. */
 struct arbiter_uv *arbiter_uv_open(const struct arbiter_place *place, char *err, size_t n);
 struct arbiter *arbiter_uv_core(struct arbiter_uv *u);
 /* A datagram of the register, from another voter. */
 void arbiter_uv_receive(struct arbiter_uv *u, unsigned from, const struct register_msg *m);
+/* The fence command has ended; done: with exit 0. */
+void arbiter_uv_fenced(struct arbiter_uv *u, bool done);
 /* Handles close on the loop; nothing is told any more. Freed after the loop has ended. */
 void arbiter_uv_close(struct arbiter_uv *u);
 void arbiter_uv_free(struct arbiter_uv *u);

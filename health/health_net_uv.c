@@ -268,9 +268,11 @@ static void look_up(struct health_net *net)
                                   net->witness_port, &hints) == 0;
 }
 
-/* "host:port", "[::1]:port". */
+/* "host:port", "[::1]:port"; NULL: there is no witness. */
 static bool begin_witness(struct health_net *net, const char *address, char *err, size_t n)
 {
+    if (!address)
+        return true;
     struct sockaddr_storage literal;
     if (strchr(address, ':') && address_parse(address, &literal)) {
         use_witness(net, (struct sockaddr *)&literal);

@@ -59,7 +59,7 @@ struct health {
     _Atomic uint64_t lease_until_ns, own_lsn, committed_lsn, alive_ns;
 };
 
-enum { MAIL_EVENT, MAIL_STOP };
+enum { MAIL_EVENT, MAIL_FENCED, MAIL_STOP };
 struct health_mail {
     struct mail mail;
     struct pair_event event;
@@ -201,6 +201,8 @@ static void on_heartbeat(struct health *h, const struct datagram *d)
     if (v == HEARTBEAT_OLD)
         return;
     ev.flag = v == HEARTBEAT_ALIVE;
+    if (ev.flag && h->arbiter)
+        h->arbiter->ops->heard(h->arbiter, clock_boot_ns());
     /* The peer can't count ours as life before we echo its boot: don't let it wait for its turn. */
     if (!ev.flag && clock_boot_ns() - h->last_sent_ns >= MS(ANSWER_GAP_MS))
         h->send_heartbeat = true;
@@ -296,6 +298,8 @@ static void on_mail(void *ctx, struct mail *mail)
     struct health_mail *m = (struct health_mail *)mail;
     if (mail->type == MAIL_STOP) {
         stop(h);
+    } else if (mail->type == MAIL_FENCED) {
+        arbiter_uv_fenced(h->arbiter_uv, m->event.flag);
     } else {
         if (m->event.type == PE_STORE && h->arbiter)
             h->arbiter->ops->set_virgin(h->arbiter, m->event.store.virgin);
@@ -316,6 +320,11 @@ static void post(struct health *h, int type, const struct pair_event *ev)
 void health_post(struct health *h, const struct pair_event *ev)
 {
     post(h, MAIL_EVENT, ev);
+}
+
+void health_fenced(struct health *h, bool done)
+{
+    post(h, MAIL_FENCED, &(struct pair_event){.flag = done});
 }
 
 void health_set_lsn(struct health *h, uint64_t own, uint64_t committed)
@@ -373,6 +382,8 @@ static bool start_arbiter(struct health *h, const uint8_t cluster_key[32], char 
         .self = h->self,
         .net = h->net,
         .events = {.ctx = h, .event = on_arbiter, .bootstrapped = on_bootstrapped},
+        .fence = h->hooks.fence,
+        .fence_ctx = h->hooks.ctx,
     };
     h->arbiter_uv = arbiter_uv_open(&place, err, n);
     if (h->arbiter_uv)
@@ -386,6 +397,8 @@ static bool start_pair(struct health *h, char *err, size_t n)
     struct pair_config p = {
         .self = h->self,
         .single = h->single,
+        .none = !h->single && c->arbiter.type == ARBITER_NONE,
+        .manual = !h->single && c->arbiter.type == ARBITER_NONE && !c->arbiter.takeover_auto,
         .heartbeat_ns = MS(c->health.heartbeat_ms),
         .lease_ns = MS(c->health.lease_ms),
         .takeover_after_ns = MS(c->health.takeover_after_ms),

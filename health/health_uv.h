@@ -20,13 +20,18 @@ struct health_hooks {
     bool (*stalled)(void *ctx);
     /* The published view changed (also at least once a second). Health thread. */
     void (*view)(void *ctx, const struct pair_view *v);
+    /* Run the fence command (arbiter = none), then health_fenced(). Health thread: start and
+     * return. */
+    void (*fence)(void *ctx);
 };
 
 /* Opens the arbiter (with the witness: the voter file `<store>.voter`), binds the health port on
  * every own address, starts the thread. NULL: err has one line. */
 struct health *health_start(const struct config *c, const uint8_t cluster_key[32],
                             const struct health_hooks *hooks, char *err, size_t n);
-void health_post(struct health *h, const struct pair_event *ev);         /* any thread; copied */
+void health_post(struct health *h, const struct pair_event *ev); /* any thread; copied */
+/* The fence command has ended; done: with exit 0, in time. Any thread. */
+void health_fenced(struct health *h, bool done);
 void health_set_lsn(struct health *h, uint64_t own, uint64_t committed); /* any thread; atomic */
 /* End of the right to deliver, in clock_boot_ns() terms; 0: none, UINT64_MAX: solo. Any thread;
  * read right before each act (protocol 6). */

@@ -18,6 +18,7 @@
 
 enum {
     REGISTER_TIMEOUT_MS = 1000, /* of one operation on the register */
+    JUDGED_TIMEOUT_MS = 40000,  /* the standby's delay, a fence command's 30 s, and then some */
     READ_RETRY_MS = 150,
     RETRY_MS = 100, /* of a change that was not done; doubles up to 1 s */
     RETRY_MAX_MS = 1000,
@@ -77,7 +78,7 @@ void pair_op_done(struct pair *p, bool ok, const char *fmt, ...)
     va_end(ap);
     p->op_token = 0;
     p->ask_token = 0;
-    p->handover_wanted = p->failover_wanted = p->force_wanted = false;
+    p->handover_wanted = p->failover_wanted = p->force_wanted = p->alone_wanted = false;
     pair_fx(p, fx);
 }
 
@@ -94,19 +95,24 @@ static uint64_t next_tag(struct pair *p)
     return z ? z : 1;
 }
 
-void pair_change(struct pair *p, enum intent intent, const struct record *to)
+void pair_change(struct pair *p, enum intent intent, enum warrant warrant, const struct record *to)
 {
     assert(p->op == REG_OP_NONE && p->change != CH_UNKNOWN);
     p->want = *to;
     p->want.version = p->voters.version + 1;
     p->want.tag = next_tag(p);
     p->intent = intent;
+    p->warrant = warrant;
     p->change = CH_PENDING;
     p->op = REG_OP_CHANGE;
+    /* Where a fence command may have to run first, the judgement ends it if it has to. */
+    bool judged = p->cfg.none && warrant == WARRANT_SILENT;
+    uint64_t timeout_ms = judged ? JUDGED_TIMEOUT_MS : REGISTER_TIMEOUT_MS;
     pair_fx(p, (struct pair_effect){.type = PX_CHANGE,
                                     .from_tag = p->voters.tag,
                                     .record = p->want,
-                                    .until_ns = p->now + REGISTER_TIMEOUT_MS * MS});
+                                    .warrant = warrant,
+                                    .until_ns = p->now + timeout_ms * MS});
 }
 
 /* The outcome of the last change has been acted upon. */
@@ -215,6 +221,19 @@ static void on_register(struct pair *p, const struct pair_event *ev)
     }
 }
 
+/* What a read rests on where the other node doesn't answer: the change that it is to settle, an
+ * operator, or that this node serves. */
+static enum warrant read_warrant(const struct pair *p)
+{
+    if (p->alone_wanted)
+        return WARRANT_ORDERED;
+    if (p->phase == PH_CLAIM)
+        return p->change == CH_UNKNOWN ? p->warrant : WARRANT_NONE;
+    bool holds = p->epoch && !p->superseded && p->phase != PH_RELINQUISHED && p->phase != PH_STEP &&
+                 p->phase != PH_FAILED;
+    return holds ? WARRANT_SERVING : WARRANT_NONE;
+}
+
 static void read_if_wanted(struct pair *p)
 {
     if (!p->want_read || p->op != REG_OP_NONE || p->now < p->read_at || p->cfg.single ||
@@ -222,6 +241,7 @@ static void read_if_wanted(struct pair *p)
         return;
     p->op = REG_OP_READ;
     pair_fx(p, (struct pair_effect){.type = PX_READ,
+                                    .warrant = read_warrant(p),
                                     .until_ns = p->now + REGISTER_TIMEOUT_MS * MS,
                                     .write_back = may_write_back(p)});
 }
@@ -302,6 +322,33 @@ static void on_switchover(struct pair *p)
     }
 }
 
+/* Incident 26: a node that starts without an arbiter waits for the other one, or for this word. */
+static void on_start_alone(struct pair *p)
+{
+    bool alive = p->peer_rx && p->now - p->peer_rx < p->cfg.takeover_after_ns;
+    bool waits = p->phase == PH_START || p->phase == PH_FENCED || p->phase == PH_DROP;
+    if (!p->cfg.none)
+        pair_op_done(p, false, "start --alone is for arbiter = none");
+    else if (alive)
+        pair_op_done(p, false, "the other node answers: this one needs nobody's word to start");
+    else if (!waits)
+        pair_op_done(p, false, "this node doesn't wait to be started (%s)",
+                     p->phase == PH_FOLLOW ? "to take over: batonctl failover"
+                     : roles_serves(p)     ? "it serves"
+                                           : "try again");
+    else if (!p->store.open || !p->store.fit)
+        pair_op_done(p, false, "this node's store can't serve: it is incomplete or damaged");
+    else if (p->store.virgin)
+        pair_op_done(p, false,
+                     "this store has never held anything: wait for the other node, or, if there "
+                     "never was one, batonctl bootstrap");
+    else {
+        p->alone_wanted = true;
+        p->want_read = true;
+        p->read_at = p->now;
+    }
+}
+
 static void on_failover(struct pair *p, bool force)
 {
     bool alive = p->serving_rx && p->now - p->serving_rx < p->cfg.takeover_after_ns;
@@ -316,6 +363,10 @@ static void on_failover(struct pair *p, bool force)
         p->force_wanted = true;
     else if (alive)
         pair_op_done(p, false, "the primary is alive; use `batonctl switchover`, or --force");
+    else if (p->cfg.none && p->phase == PH_START)
+        pair_op_done(p, false,
+                     "this node hasn't met the other one since it started, so it can't know who "
+                     "was primary last; batonctl start --alone, if the other one is gone");
     else if (p->phase != PH_FOLLOW || !record_names(&p->rec, p->cfg.self, &p->store.id))
         pair_op_done(p, false,
                      "this node isn't known to hold every acknowledged message (not in sync); "
@@ -345,11 +396,22 @@ static void on_operator(struct pair *p, const struct pair_event *ev)
         on_failover(p, ev->flag);
         break;
     case PE_OP_START_ALONE:
-        pair_op_done(p, false, "start --alone is for arbiter = none");
+        on_start_alone(p);
         break;
     default:
         assert(!"operator event");
     }
+}
+
+/* The first epoch of a pair. Whoever is bootstrapped without having met the other node may be an
+ * emptied one whose old epochs live on over there; with an arbiter to ask that can't be, without
+ * one it begins somewhere in 2^22 rather than at 2 (incident 31: no epoch is used twice). */
+static uint32_t first_epoch(struct pair *p, bool met)
+{
+    uint32_t above = p->store.epoch_seen;
+    if (p->cfg.none && !met)
+        above += (uint32_t)(1000 + next_tag(p) % (1u << 22));
+    return epoch_next(above, p->cfg.self);
 }
 
 static void bootstrap(struct pair *p, uint64_t op)
@@ -362,7 +424,7 @@ static void bootstrap(struct pair *p, uint64_t op)
         return;
     }
     struct record first = {.version = 1,
-                           .epoch = epoch_next(p->store.epoch_seen, p->cfg.self),
+                           .epoch = first_epoch(p, op == 0 || p->peer_rx),
                            .primary = (uint8_t)p->cfg.self,
                            .tag = next_tag(p)};
     first.in_sync[p->cfg.self] = true;
@@ -380,7 +442,7 @@ static void on_hint(struct pair *p, const struct pair_event *ev)
 {
     const struct record *r = &ev->record;
     bool news = ev->flag ? r->tag != p->rec.tag : r->version > p->rec.version;
-    if (news || (p->rec_local && r->version))
+    if (news || (p->rec_local && r->version) || (p->cfg.none && record_cmp(r, &p->rec) > 0))
         p->want_read = true;
 }
 
@@ -391,7 +453,12 @@ static void operator_timeouts(struct pair *p)
         return;
     bool peer_serves =
         p->heard && p->peer.serving && p->now - p->peer_rx < p->cfg.takeover_after_ns;
-    if (p->op_epoch && peer_serves && p->peer.epoch > p->op_epoch && !p->epoch) {
+    bool named = record_names(&p->rec, p->cfg.self, &p->store.id);
+    if (p->alone_wanted && !named && (p->phase == PH_ORPHAN || p->phase == PH_FOLLOW)) {
+        pair_op_done(p, false,
+                     "this node isn't known to hold every acknowledged message (not in sync); "
+                     "batonctl failover --force starts it all the same");
+    } else if (p->op_epoch && peer_serves && p->peer.epoch > p->op_epoch && !p->epoch) {
         uint64_t paused = p->quiesced_at ? p->now - p->quiesced_at : 0;
         pair_op_done(p, true, "%c is primary now; delivery paused %llu ms",
                      node_letter(pair_peer(p)), (unsigned long long)(paused / MS));
@@ -461,6 +528,10 @@ static void take_event(struct pair *p, const struct pair_event *ev)
         p->view_changed |= p->auto_takeover != ev->flag;
         p->auto_takeover = ev->flag;
         break;
+    case PE_JUDGED:
+        p->view_changed |= p->judged != (enum judgement)ev->outcome;
+        p->judged = (enum judgement)ev->outcome;
+        break;
     default:
         on_replication(p, ev);
     }
@@ -501,7 +572,7 @@ void pair_view(const struct pair *p, uint64_t now_ns, struct pair_view *out)
         .serving = roles_serves(p),
         .epoch = p->epoch ? p->epoch : p->rec.epoch,
         .record = p->rec,
-        .auto_takeover = p->auto_takeover,
+        .auto_takeover = p->auto_takeover && !p->cfg.manual,
         .peer_role = p->peer.role,
         .peer_lsn = p->peer.own_lsn,
         .peer_wall_skew_ms = p->peer_skew_ms,

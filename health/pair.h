@@ -20,6 +20,8 @@ enum pair_mode { PAIR_NONE, PAIR_PAIRED, PAIR_SOLO };
 struct pair_config {
     unsigned self; /* NODE_A or NODE_B */
     bool single;   /* one node, arbiter none: serves alone, no voters, no peer */
+    bool none;     /* two nodes, arbiter none: the third vote is a judgement (register_none.h) */
+    bool manual;   /* none: takeover = "manual" */
     uint64_t heartbeat_ns, lease_ns, takeover_after_ns, standby_timeout_ns;
     uint64_t boot_random, boot_counter;
 };
@@ -98,6 +100,7 @@ enum pair_event_type {
     PE_OP_START_ALONE,
     PE_OP_STOP,
     PE_AUTO_TAKEOVER, /* flag: replicated operator state "takeover" */
+    PE_JUDGED,        /* arbiter none; outcome: enum judgement about a silent primary */
 };
 struct pair_event {
     enum pair_event_type type;
@@ -106,7 +109,7 @@ struct pair_event {
     struct store_id follower;
     uint32_t epoch;
     struct pos pos;
-    int outcome; /* enum register_outcome */
+    int outcome; /* REGISTER: enum register_outcome; JUDGED: enum judgement */
     struct record record;
     bool flag; /* HEARTBEAT: proven; AUTO_TAKEOVER: on; STALLED: it does; OP_FAILOVER: --force */
     int64_t wall_ms; /* HEARTBEAT: own wall clock at receipt; 0: unknown */
@@ -145,6 +148,7 @@ struct pair_effect {
     uint32_t epoch;
     enum pair_mode mode;
     uint64_t until_ns, from_tag, op;
+    enum warrant warrant; /* READ, CHANGE */
     struct record record;
     struct store_id follower;
     const char *name;
@@ -174,7 +178,7 @@ struct pair_view {
     uint32_t epoch;
     struct record record; /* version 0: none known */
     char why[200];        /* one line for a person */
-    bool auto_takeover;
+    bool auto_takeover;   /* not suspended, and not takeover = "manual" */
     bool peer_reachable;
     uint8_t peer_role;
     uint64_t peer_lsn;

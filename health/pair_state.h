@@ -5,6 +5,7 @@
 
 #include "health/pair.h"
 #include "health/register.h"
+#include "health/register_none.h"
 
 /* Finer than the roles that people see: one phase for each thing that is waited for. */
 enum phase {
@@ -69,6 +70,8 @@ struct pair {
     enum intent intent;
     enum change_state change;
     struct record want;
+    enum warrant warrant; /* of the change; a read that settles it has the same */
+    enum judgement judged;
     uint64_t tags; /* counter behind the random tags */
 
     /* own epoch, from PROMOTE to STEP */
@@ -109,7 +112,7 @@ struct pair {
     uint64_t hold_ns, paired_at;
 
     /* operators */
-    bool auto_takeover, stopping, handover_wanted, failover_wanted, force_wanted;
+    bool auto_takeover, stopping, handover_wanted, failover_wanted, force_wanted, alone_wanted;
     uint64_t op_token, op_since, ask_token, ask_seen, handover_since, quiesced_at;
     uint32_t op_epoch;
 
@@ -140,7 +143,7 @@ void roles_why(const struct pair *p, char *out, size_t n);
 void pair_fx(struct pair *p, struct pair_effect fx);
 void pair_log(struct pair *p, bool ok, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 void pair_hook(struct pair *p, const char *name);
-void pair_change(struct pair *p, enum intent intent, const struct record *to);
+void pair_change(struct pair *p, enum intent intent, enum warrant warrant, const struct record *to);
 void pair_change_settled(struct pair *p);
 void pair_op_done(struct pair *p, bool ok, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));

@@ -60,6 +60,13 @@ bool record_decode(struct wire_reader *r, struct record *out)
     return !r->bad;
 }
 
+int record_cmp(const struct record *a, const struct record *b)
+{
+    if (a->epoch != b->epoch)
+        return a->epoch < b->epoch ? -1 : 1;
+    return a->version < b->version ? -1 : a->version > b->version;
+}
+
 uint32_t epoch_next(uint32_t above, unsigned node)
 {
     assert(node < NODES);

@@ -25,6 +25,16 @@ struct ballot { /* (counter, node, voter id), compared in that order; all zeros:
 };
 int ballot_cmp(struct ballot a, struct ballot b);
 
+/* What an operation on the register rests on where the other node doesn't answer. Only asked for
+ * when there is no arbiter (register_none.h); a third voter needs no reasons. */
+enum warrant {
+    WARRANT_NONE,     /* nothing: needs the other node's vote */
+    WARRANT_SERVING,  /* a primary in its own epoch goes on, or drops the standby */
+    WARRANT_SILENT,   /* the primary is silent */
+    WARRANT_GIVEN_UP, /* its primary gave up exactly the epoch that is replaced */
+    WARRANT_ORDERED,  /* an operator's word */
+};
+
 bool record_encode(struct buf *b, const struct record *r);
 bool record_decode(struct wire_reader *r, struct record *out);
 bool ballot_encode(struct buf *b, struct ballot x);
@@ -37,6 +47,9 @@ static inline bool record_paired(const struct record *r)
 {
     return r->in_sync[0] && r->in_sync[1];
 }
+/* Of two records that were accepted without the other node's knowledge (arbiter = none) the one of
+ * the higher epoch goes on, then that of the higher version. < 0: a is older. */
+int record_cmp(const struct record *a, const struct record *b);
 /* The next epoch of that node above `above`: a uses even, b odd numbers. */
 uint32_t epoch_next(uint32_t above, unsigned node);
 #endif

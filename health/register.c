@@ -29,6 +29,18 @@ void register_free(struct reg *r)
     free(r);
 }
 
+void register_set_none(struct reg *r)
+{
+    assert(r->self != WITNESS && !register_busy(r));
+    r->none = true;
+}
+
+void register_give_up(struct reg *r)
+{
+    if (register_busy(r))
+        r->op.deadline_ns = r->now_ns;
+}
+
 void register_set_virgin(struct reg *r, bool virgin)
 {
     r->virgin = virgin;

@@ -74,6 +74,9 @@ struct reg; /* voter + proposer */
 struct reg *register_new(unsigned self, const struct voter_state *state, bool virgin,
                          uint64_t random, register_emit emit, void *ctx);
 void register_free(struct reg *r);
+/* arbiter = none: the voters are the two nodes; what is sent to WITNESS goes to this node's own
+ * judgement (register_none.h), which answers for it. To be called right after register_new(). */
+void register_set_none(struct reg *r);
 void register_set_virgin(struct reg *r, bool virgin);
 void register_receive(struct reg *r, unsigned from, const struct register_msg *m, uint64_t now_ns);
 void register_persisted(struct reg *r, bool ok, uint64_t now_ns);
@@ -85,8 +88,11 @@ bool register_change(struct reg *r, uint64_t from_tag, const struct record *to, 
                      uint64_t now_ns);
 bool register_read(struct reg *r, uint64_t timeout_ns, uint64_t now_ns);
 bool register_busy(const struct reg *r);
+/* The operation under way ends with the next tick, as if its time were over. */
+void register_give_up(struct reg *r);
 /* Writes the first record to all voters that can be reached and never voted. False with a reason:
- * some voter has held a record, or neither of the others answers. */
+ * some voter has held a record, or neither of the others answers (without an arbiter the operator
+ * may start one node alone). */
 bool register_bootstrap(struct reg *r, const struct record *first, char *why, size_t n,
                         uint64_t now_ns);
 /* All three voters answered within the last 3 s, none of them votes and all are virgin: the first

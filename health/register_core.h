@@ -62,6 +62,7 @@ struct request {
 
 struct reg {
     unsigned self;
+    bool none; /* no arbiter: two voters, and a judgement in the witness's place */
     bool virgin, recover;
     uint64_t random, now_ns, peek_ns;
     register_emit emit;
@@ -90,6 +91,12 @@ static inline uint64_t reg_draw(struct reg *r) /* splitmix64 */
     return z ^ z >> 31;
 }
 
+/* Another voter with a row of its own? */
+static inline bool reg_other(const struct reg *r, unsigned v)
+{
+    return v != r->self && (v != WITNESS || !r->none);
+}
+
 /* Only once the row that says so is durable. */
 static inline bool reg_votes(const struct reg *r)
 {
@@ -105,6 +112,16 @@ static inline void reg_saw(struct reg *r, struct ballot b)
 {
     if (b.counter > r->seen_counter)
         r->seen_counter = b.counter;
+}
+
+/* Which of two accepted records goes on: that of the higher ballot. Without an arbiter both nodes
+ * may have gone on alone, each in ballots that the other never saw: then it is the higher epoch's,
+ * and the higher version's. */
+static inline bool reg_newer(const struct reg *r, struct ballot a, const struct record *rec,
+                             struct ballot b, const struct record *than)
+{
+    int cmp = r->none ? record_cmp(rec, than) : 0;
+    return cmp != 0 ? cmp > 0 : ballot_cmp(a, b) > 0;
 }
 
 /* register.c */

@@ -45,7 +45,7 @@ static void init_others(struct reg *r)
 {
     for (unsigned v = 0; v < VOTERS; v++) {
         struct other *o = &r->other[v];
-        if (v == r->self || !answers(r, v, r->now_ns) || o->voting || o->init_due)
+        if (!reg_other(r, v) || !answers(r, v, r->now_ns) || o->voting || o->init_due)
             continue;
         o->init_due = true;
         o->init_id = o->voter_id;
@@ -73,8 +73,8 @@ void reg_on_peeked(struct reg *r, unsigned from, const struct register_msg *m)
      * of the others votes, there may be ballots that we know nothing of: then only shares count. */
     bool alone = only_initialised(r);
     for (unsigned v = 0; v < VOTERS; v++)
-        alone &=
-            v == r->self || (answers(r, v, r->now_ns) && !r->other[v].voting && r->other[v].virgin);
+        alone &= !reg_other(r, v) ||
+                 (answers(r, v, r->now_ns) && !r->other[v].voting && r->other[v].virgin);
     if (alone)
         init_others(r);
 }
@@ -83,7 +83,7 @@ void reg_peek(struct reg *r)
 {
     r->peek_ns = r->now_ns + (r->state.voting ? MS(PEEK_MS) : MS(PEEK_SILENT_MS));
     for (unsigned v = 0; v < VOTERS; v++) {
-        if (v == r->self)
+        if (!reg_other(r, v))
             continue;
         struct other *o = &r->other[v];
         o->peek_nonce[1] = o->peek_nonce[0];
@@ -110,7 +110,7 @@ bool register_bootstrap(struct reg *r, const struct record *first, char *why, si
         }
         met += v != r->self && answers(r, v, now_ns);
     }
-    if (met == 0) {
+    if (met == 0 && !r->none) {
         snprintf(why, n,
                  "neither the other node nor the witness answers: a first record needs two "
                  "voters; start one of them and repeat");
@@ -137,7 +137,8 @@ bool register_all_virgin(const struct reg *r, uint64_t now_ns)
 {
     bool all = r->virgin && !r->state.voting; /* nor about to */
     for (unsigned v = 0; v < VOTERS; v++)
-        all &= v == r->self || (answers(r, v, now_ns) && !r->other[v].voting && r->other[v].virgin);
+        all &= !reg_other(r, v) ||
+               (answers(r, v, now_ns) && !r->other[v].voting && r->other[v].virgin);
     return all;
 }
 

@@ -68,7 +68,9 @@ void reg_on_promise(struct reg *r, const struct register_msg *m)
         ballot_cmp(m->ballot, op->ballot) != 0 || m->record.version == 0)
         return;
     const struct record *found =
-        ballot_cmp(m->accepted, r->state.accepted) > 0 ? &m->record : &r->state.record;
+        reg_newer(r, m->accepted, &m->record, r->state.accepted, &r->state.record)
+            ? &m->record
+            : &r->state.record;
     op->outcome = REG_DONE;
     op->value = *found;
     if (!op->is_read && found->tag == op->from_tag)

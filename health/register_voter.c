@@ -21,7 +21,10 @@
  * is emptied itself after it shared asks both others too, so waits for E', whose row then holds
  * what it had shared. Taking over isn't accepting: E' answers ACCEPTED only when asked to accept,
  * in a ballot at or above its promise, and nobody counts a row that was merely seen (hints,
- * shares). */
+ * shares).
+ *
+ * Without an arbiter (register_none.h) the other node is the only other voter, and its state is all
+ * that there is to learn: what E did alone, by judgement, is gone with E, as its store is. */
 #include "health/register_core.h"
 #include "node/base/mutant.h"
 
@@ -61,6 +64,10 @@ static void on_accept(struct reg *r, unsigned from, const struct register_msg *m
         return;
     if (BATON_MUTANT(ACCEPT_BELOW_PROMISE, false, ballot_cmp(m->ballot, r->state.promised) < 0)) {
         refuse(r, from, m);
+        return;
+    }
+    if (r->none && record_cmp(&m->record, &r->state.record) < 0) {
+        refuse(r, from, m); /* it doesn't know how far this node went: let it prepare and see */
         return;
     }
     bool again = ballot_cmp(m->ballot, r->state.accepted) == 0;
@@ -128,7 +135,8 @@ void reg_on_share(struct reg *r, unsigned from, const struct register_msg *m)
     o->share = *m;
     r->recover = true;
     for (unsigned v = 0; v < VOTERS; v++)
-        r->recover &= v == r->self || BATON_MUTANT(EMPTIED_VOTER_VOTES, true, r->other[v].shared);
+        r->recover &=
+            !reg_other(r, v) || BATON_MUTANT(EMPTIED_VOTER_VOTES, true, r->other[v].shared);
     reg_pump(r);
 }
 
@@ -138,12 +146,12 @@ void reg_recover(struct reg *r)
     if (r->state.voting)
         return;
     for (unsigned v = 0; v < VOTERS; v++) {
-        if (v == r->self)
+        if (!reg_other(r, v))
             continue;
         const struct register_msg *s = &r->other[v].share;
         if (ballot_cmp(s->ballot, r->state.promised) > 0)
             r->state.promised = s->ballot;
-        if (ballot_cmp(s->accepted, r->state.accepted) > 0) {
+        if (reg_newer(r, s->accepted, &s->record, r->state.accepted, &r->state.record)) {
             r->state.accepted = s->accepted;
             r->state.record = s->record;
         }

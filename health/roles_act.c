@@ -86,10 +86,12 @@ static uint32_t highest_epoch(const struct pair *p)
     return p->heard && p->peer.epoch > e ? p->peer.epoch : e;
 }
 
-static void claim(struct pair *p, enum intent intent, bool keep_peer, uint64_t cause_at)
+static void claim(struct pair *p, enum intent intent, enum warrant warrant, uint64_t cause_at)
 {
-    struct record to = {.epoch = epoch_next(highest_epoch(p), p->cfg.self),
-                        .primary = (uint8_t)p->cfg.self};
+    bool keep_peer = intent == FOR_RESTART && !p->alone_wanted;
+    /* Nobody was asked what was used already: as far above as a forced one. */
+    uint32_t above = highest_epoch(p) + (p->alone_wanted ? FORCED_EPOCHS : 0);
+    struct record to = {.epoch = epoch_next(above, p->cfg.self), .primary = (uint8_t)p->cfg.self};
     unsigned peer = pair_peer(p);
     to.in_sync[p->cfg.self] = true;
     to.store[p->cfg.self] = p->store.id;
@@ -99,7 +101,7 @@ static void claim(struct pair *p, enum intent intent, bool keep_peer, uint64_t c
     }
     p->order_at = cause_at;
     p->from = node_letter(p->rec.primary);
-    pair_change(p, intent, &to);
+    pair_change(p, intent, p->alone_wanted ? WARRANT_ORDERED : warrant, &to);
 }
 
 void act_claim_restart(struct pair *p)
@@ -108,23 +110,30 @@ void act_claim_restart(struct pair *p)
      * its own ended with its process, or was ended by it. An epoch that was decided but never
      * promoted is another matter: the primary before it may still deliver. */
     p->no_lease_wait = p->store.end.epoch == p->rec.epoch;
-    snprintf(p->reason, sizeof p->reason, "restart of the primary");
-    claim(p, FOR_RESTART, true, p->epoch_since ? p->now : p->started);
+    snprintf(p->reason, sizeof p->reason, "%s",
+             p->alone_wanted ? "started alone by the operator" : "restart of the primary");
+    claim(p, FOR_RESTART, WARRANT_NONE,
+          p->alone_wanted  ? p->op_since
+          : p->epoch_since ? p->now
+                           : p->started);
 }
 
 void act_claim_given_up(struct pair *p)
 {
     p->no_lease_wait = true;
     snprintf(p->reason, sizeof p->reason, "planned hand-over by %c", node_letter(pair_peer(p)));
-    claim(p, FOR_TAKEOVER, false, p->now - p->relinquished_paused_ms * MS);
+    /* Without an arbiter its word is worth a vote, unless it went on alone before it gave up. */
+    claim(p, FOR_TAKEOVER, p->peer.mode == PAIR_PAIRED ? WARRANT_GIVEN_UP : WARRANT_NONE,
+          p->now - p->relinquished_paused_ms * MS);
 }
 
 void act_claim_ordered(struct pair *p)
 {
     p->no_lease_wait = false;
     p->failover_wanted = false;
-    snprintf(p->reason, sizeof p->reason, "ordered by the operator");
-    claim(p, FOR_TAKEOVER, false, p->op_since);
+    snprintf(p->reason, sizeof p->reason, "%s",
+             p->alone_wanted ? "started alone by the operator" : "ordered by the operator");
+    claim(p, FOR_TAKEOVER, WARRANT_ORDERED, p->op_since);
 }
 
 void act_claim_silent(struct pair *p)
@@ -133,7 +142,7 @@ void act_claim_silent(struct pair *p)
     uint64_t since = fact_last_life(p);
     snprintf(p->reason, sizeof p->reason, "no sign of life from %c for %.2f s",
              node_letter(pair_peer(p)), (double)(p->now - since) / 1e9);
-    claim(p, FOR_TAKEOVER, false, since);
+    claim(p, FOR_TAKEOVER, WARRANT_SILENT, since);
 }
 
 /* Protocol 5, "forced": the operator says that the other node is dead; epochs are left out so that
@@ -152,7 +161,7 @@ void act_claim_forced(struct pair *p)
     p->order_at = p->op_since;
     p->from = p->rec.version ? node_letter(p->rec.primary) : 0;
     snprintf(p->reason, sizeof p->reason, "forced by the operator");
-    pair_change(p, FOR_FORCE, &to);
+    pair_change(p, FOR_FORCE, WARRANT_ORDERED, &to);
 }
 
 /* The voters can't be asked: the record is kept here alone, and offered to them later. */
@@ -189,7 +198,7 @@ void act_force_again(struct pair *p)
 {
     struct record to = p->want;
     pair_change_settled(p);
-    pair_change(p, FOR_FORCE, &to);
+    pair_change(p, FOR_FORCE, WARRANT_ORDERED, &to);
 }
 
 void act_settled(struct pair *p)
@@ -238,6 +247,12 @@ static void serve(struct pair *p)
                      self, took_ms, peer);
     else if (p->no_lease_wait)
         pair_op_done(p, true, "%c is primary now; delivery paused %.0f ms", self, took_ms);
+    else if (p->cfg.none)
+        pair_op_done(p, true,
+                     "%c is primary now, %.0f ms after the order. Without an arbiter nobody can "
+                     "tell whether %c went on alone: what only %c holds is missing until it "
+                     "returns, what it sent meanwhile goes out twice",
+                     self, took_ms, peer, peer);
     else
         pair_op_done(p, true, "%c took over, %.0f ms after the order", self, took_ms);
 }
@@ -270,7 +285,7 @@ void act_ask_take_back(struct pair *p)
     to.in_sync[peer] = true;
     to.store[peer] = p->lease_from;
     p->ready = false;
-    pair_change(p, FOR_TAKE_BACK, &to);
+    pair_change(p, FOR_TAKE_BACK, WARRANT_NONE, &to);
 }
 
 static void drop_durably(struct pair *p)
@@ -300,6 +315,8 @@ void act_paired(struct pair *p)
 
 void act_back(struct pair *p)
 {
+    if (p->alone_wanted)
+        pair_op_done(p, true, "the standby is back: nobody has to go on alone");
     pair_fx(p,
             (struct pair_effect){.type = PX_PAIRED, .epoch = p->epoch, .follower = p->lease_from});
 }
@@ -308,7 +325,7 @@ void act_back(struct pair *p)
 void act_offer(struct pair *p)
 {
     struct record to = p->rec;
-    pair_change(p, FOR_FORCE, &to);
+    pair_change(p, FOR_FORCE, WARRANT_ORDERED, &to);
     p->want_read = true; /* until they hold it */
 }
 
@@ -317,7 +334,7 @@ void act_ask_drop(struct pair *p)
     struct record to = p->rec;
     to.in_sync[pair_peer(p)] = false;
     to.store[pair_peer(p)] = (struct store_id){{0}};
-    pair_change(p, FOR_DROP, &to);
+    pair_change(p, FOR_DROP, p->alone_wanted ? WARRANT_ORDERED : WARRANT_SERVING, &to);
 }
 
 void act_dropped(struct pair *p)
@@ -338,6 +355,8 @@ void act_alone(struct pair *p)
     if (!p->tail_released)
         act_release_tail(p);
     pair_hook(p, "solo");
+    if (p->alone_wanted)
+        pair_op_done(p, true, "%c goes on alone", node_letter(p->cfg.self));
 }
 
 void act_quiesce(struct pair *p)

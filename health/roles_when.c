@@ -152,7 +152,7 @@ bool when_given_up(const struct pair *p)
 
 bool when_ordered(const struct pair *p)
 {
-    return may_take_over(p) && p->failover_wanted;
+    return may_take_over(p) && (p->failover_wanted || p->alone_wanted);
 }
 
 /* Since when the record's primary is silent at the longest. */
@@ -161,10 +161,18 @@ uint64_t fact_last_life(const struct pair *p)
     return later(p->serving_rx ? p->serving_rx : later(p->started, p->rec_since), p->woke);
 }
 
+/* Without an arbiter: whether anybody may agree. A primary that is heard, but doesn't serve, votes
+ * itself; for one that isn't heard it is the judgement. */
+static bool may_be_granted(const struct pair *p)
+{
+    return !p->cfg.none || p->judged == JUDGED_GONE ||
+           (p->peer_rx && !fact_silent(p, p->peer_rx, p->cfg.takeover_after_ns));
+}
+
 bool when_primary_silent(const struct pair *p)
 {
     return may_take_over(p) && p->auto_takeover &&
-           fact_silent(p, fact_last_life(p), p->cfg.takeover_after_ns);
+           fact_silent(p, fact_last_life(p), p->cfg.takeover_after_ns) && may_be_granted(p);
 }
 
 bool when_follow_other(const struct pair *p)

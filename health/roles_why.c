@@ -13,6 +13,15 @@ static void why_follow(const struct pair *p, char *out, size_t n)
     else if (fact_named(p) && !p->auto_takeover)
         snprintf(out, n, "primary %c is silent; automatic takeover is off: batonctl failover",
                  peer);
+    else if (fact_named(p) && p->cfg.manual)
+        snprintf(out, n,
+                 "primary %c is silent, and takeover = \"manual\": see that it is off, then "
+                 "batonctl failover on this node",
+                 peer);
+    else if (fact_named(p) && p->cfg.none)
+        snprintf(out, n, "primary %c is silent; %s%s", peer, judgement_words(p->judged),
+                 p->judged == JUDGED_GONE ? ": taking over"
+                                          : ". Not taking over (batonctl failover decides)");
     else if (fact_named(p))
         snprintf(out, n, "primary %c is silent; taking over as soon as a majority agrees", peer);
     else if (alive)
@@ -38,6 +47,14 @@ static void why_start(const struct pair *p, char *out, size_t n)
                  "the arbiter has lost the record of epoch %u that this node has seen: waits to "
                  "hear what the other node knows; if that one is dead: batonctl failover --force",
                  (unsigned)p->seen.epoch);
+    else if (!p->rec_read && p->cfg.none && p->store.virgin)
+        snprintf(out, n,
+                 "waits for the other node: a new pair begins when both have met, or with "
+                 "batonctl bootstrap");
+    else if (!p->rec_read && p->cfg.none)
+        snprintf(out, n,
+                 "waits for the other node, which may hold more than this one; if it is gone: "
+                 "batonctl start --alone");
     else if (!p->rec_read)
         snprintf(out, n,
                  "asks the voters who is primary; needs two of three (new pair: both nodes "
@@ -85,6 +102,21 @@ void roles_why(const struct pair *p, char *out, size_t n)
         [PH_STOPPED] = "stopped",
     };
     switch (p->phase) {
+    case PH_FENCED:
+        if (p->cfg.none)
+            snprintf(out, n,
+                     "FENCED: the standby doesn't answer, and %s. It goes on by itself when either "
+                     "does, or with batonctl start --alone",
+                     p->cfg.manual ? "the record can't be written" : judgement_words(p->judged));
+        else
+            snprintf(out, n, "%s", fixed[PH_FENCED]);
+        break;
+    case PH_CLAIM:
+        snprintf(out, n, "%s",
+                 p->cfg.none && p->warrant == WARRANT_SILENT
+                     ? "the primary is silent: taking over, after the fence command if there is one"
+                     : fixed[PH_CLAIM]);
+        break;
     case PH_START:
         why_start(p, out, n);
         break;

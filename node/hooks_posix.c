@@ -27,8 +27,8 @@ enum {
     FAREWELL = 255,
 };
 
-static const char *const hook_names[HOOKS] = {"promoted", "demoted", "solo", "paired"};
-static const char *const hook_roles[HOOKS] = {"primary", "standby", "primary", "primary"};
+static const char *const hook_names[HOOKS] = {"promoted", "demoted", "solo", "paired", "fence"};
+static const char *const hook_roles[HOOKS] = {"primary", "standby", "primary", "primary", NULL};
 
 struct hooks {
     int fd;
@@ -55,10 +55,12 @@ struct helper {
 
 static void set_env(const struct helper *h, const struct request *q)
 {
-    char node[2] = {h->node, 0}, epoch[16];
+    char node[2] = {h->node, 0}, peer[2] = {h->node == 'a' ? 'b' : 'a', 0}, epoch[16];
     snprintf(epoch, sizeof epoch, "%u", q->epoch);
     setenv("BATON_HOOK", hook_names[q->which], 1);
-    setenv("BATON_ROLE", hook_roles[q->which], 1);
+    if (hook_roles[q->which])
+        setenv("BATON_ROLE", hook_roles[q->which], 1);
+    setenv("BATON_PEER", peer, 1);
     setenv("BATON_CLUSTER", h->cluster, 1);
     setenv("BATON_NODE", node, 1);
     setenv("BATON_EPOCH", epoch, 1);
@@ -84,6 +86,14 @@ static void __attribute__((noreturn)) become_hook(const struct helper *h)
     _exit(127);
 }
 
+/* Only a fence command's end is waited for: there a failure must never look like success. */
+static void tell(const struct helper *h, bool ok)
+{
+    uint8_t result = ok;
+    if (h->current.which == HOOK_FENCE && send(h->fd, &result, 1, MSG_DONTWAIT | MSG_NOSIGNAL) != 1)
+        log_error("hook.untold", "hook=fence ok=%d error=\"%s\"", ok, strerror(errno));
+}
+
 static void start_next(struct helper *h)
 {
     assert(h->child == 0 && h->queued > 0);
@@ -99,6 +109,7 @@ static void start_next(struct helper *h)
         log_error("hook.failed", "hook=%s error=\"%s\"", hook_names[h->current.which],
                   strerror(errno));
         h->child = 0;
+        tell(h, false);
     }
 }
 
@@ -129,6 +140,7 @@ static void reap(struct helper *h)
         log_error("hook.failed", "hook=%s epoch=%u signal=%d took_ms=%u", name, h->current.epoch,
                   WTERMSIG(status), ms);
     h->child = 0;
+    tell(h, !h->killed && WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
 /* One packet. False: the daemon is gone. */
@@ -193,7 +205,7 @@ become_helper(const struct config *c, unsigned limit_ms, int fd)
     struct helper h = {
         .fd = fd, .limit_ms = limit_ms, .cluster = xstrdup(c->cluster), .node = c->node};
     const char *const commands[HOOKS] = {c->hooks.promoted, c->hooks.demoted, c->hooks.solo,
-                                         c->hooks.paired};
+                                         c->hooks.paired, c->arbiter.fence};
     for (unsigned i = 0; i < HOOKS; i++)
         h.command[i] = commands[i] ? xstrdup(commands[i]) : NULL;
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -242,6 +254,7 @@ struct hooks *hooks_start(const struct config *c, unsigned limit_ms, char *err, 
     h->wanted[HOOK_DEMOTED] = c->hooks.demoted != NULL;
     h->wanted[HOOK_SOLO] = c->hooks.solo != NULL;
     h->wanted[HOOK_PAIRED] = c->hooks.paired != NULL;
+    h->wanted[HOOK_FENCE] = c->arbiter.fence != NULL;
     return h;
 }
 
@@ -262,6 +275,15 @@ void hooks_run(struct hooks *h, enum hook which, uint32_t epoch)
     if (h->wanted[which] && !send_request(h, (uint8_t)which, epoch))
         log_error("hook.dropped", "hook=%s epoch=%u error=\"%s\"", hook_names[which], epoch,
                   errno == EAGAIN ? "too many are waiting" : strerror(errno));
+}
+
+bool hooks_fence_ended(struct hooks *h, bool *ok)
+{
+    uint8_t result;
+    if (recv(h->fd, &result, 1, MSG_DONTWAIT) != 1)
+        return false;
+    *ok = result == 1;
+    return true;
 }
 
 void hooks_stop(struct hooks *h, unsigned wait_ms)

@@ -384,10 +384,20 @@ struct replication_hooks node_replication_hooks(struct node *n)
                                       .op_done = replication_op_done};
 }
 
+static void fence(void *ctx)
+{
+    struct node *n = ctx;
+    if (n->fence) /* its helper was there before all threads */
+        hooks_run(n->fence, HOOK_FENCE, 0);
+}
+
 struct health_hooks node_health_hooks(struct node *n)
 {
-    return (struct health_hooks){
-        .ctx = n, .effect = health_effect, .stalled = stalled, .view = health_viewed};
+    return (struct health_hooks){.ctx = n,
+                                 .effect = health_effect,
+                                 .stalled = stalled,
+                                 .view = health_viewed,
+                                 .fence = fence};
 }
 
 struct control_hooks node_control_hooks(struct node *n)

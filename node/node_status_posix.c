@@ -69,6 +69,15 @@ static void check_arbiter(struct node_status *s)
     snprintf(c->detail, sizeof c->detail, "%s%s%.150s", says, a->detail[0] ? ": " : "", a->detail);
 }
 
+/* Without an arbiter: whether anything answers that tells a dead peer from a cut cable. */
+static void check_none(struct node_status *s)
+{
+    if (!s->config->arbiter.takeover_auto)
+        return;
+    snprintf(check(s, "probes", s->arbiter.reachable[WITNESS])->detail, sizeof s->checks->detail,
+             "%.100s", s->arbiter.detail);
+}
+
 static void check_pair(struct node_status *s)
 {
     const struct pair_view *v = &s->pair;
@@ -76,7 +85,10 @@ static void check_pair(struct node_status *s)
         return;
     struct status_check *c = check(s, "pair", v->mode == PAIR_PAIRED && v->role != ROLE_FENCED);
     snprintf(c->detail, sizeof c->detail, "%.100s", v->why);
-    check_arbiter(s);
+    if (s->config->arbiter.type == ARBITER_NONE)
+        check_none(s);
+    else
+        check_arbiter(s);
     int64_t skew = v->peer_wall_skew_ms;
     c = check(s, "clock", skew < WALL_APART_MS && skew > -WALL_APART_MS);
     snprintf(c->detail, sizeof c->detail, "the other node's wall clock is %+.1f s off",

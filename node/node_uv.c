@@ -306,6 +306,9 @@ static void on_timer(uv_timer_t *t)
         return;
     delivery_wake(n->delivery);
     publish(n);
+    bool fenced;
+    if (n->fence && hooks_fence_ended(n->fence, &fenced))
+        health_fenced(n->health, fenced);
     if (n->ticks++ % (1000 / NODE_TICK_MS) == 0) {
         check_disk(n);
         alarm_if_alone(n, now);
@@ -356,8 +359,11 @@ static bool open_parts(struct node *n, struct store_meta *meta, bool *virgin, ch
     struct config *c = n->config;
     if (!crypto_key_load(c->key_file, n->key, err, size))
         return false;
+    bool fence = c->arbiter.type == ARBITER_NONE && c->arbiter.fence;
     n->hooks = hooks_start(c, HOOK_LIMIT_MS, err, size);
-    if (!n->hooks || !privileges_assume(c->user, err, size))
+    if (n->hooks && fence)
+        n->fence = hooks_start(c, HOOK_LIMIT_MS, err, size);
+    if (!n->hooks || (fence && !n->fence) || !privileges_assume(c->user, err, size))
         return false;
     umask(0077); /* bodies and voters' rows are nobody else's business */
     n->storage = storage_open(c, meta, virgin, err, size);
@@ -483,6 +489,7 @@ void node_run(struct node *n)
     uv_run(n->loop, UV_RUN_DEFAULT);
     events_close(n->events);
     hooks_stop(n->hooks, HOOKS_STOP_MS);
+    hooks_stop(n->fence, HOOKS_STOP_MS);
     for (unsigned i = 0; i < n->n_configs; i++)
         config_free(n->configs[i]);
     pthread_mutex_destroy(&n->lock);

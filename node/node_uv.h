@@ -41,6 +41,7 @@ struct node {
     struct delivery *delivery;
     struct events *events;
     struct hooks *hooks;
+    struct hooks *fence; /* a helper of its own: never behind a slow hook. NULL: no fence command */
     struct replication *replication;
     struct health *health;
     struct control *control;

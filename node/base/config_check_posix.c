@@ -273,9 +273,14 @@ static void check_arbiter(struct config_reading *r, const struct config *c)
             config_mistake(r, "arbiter",
                            "without an arbiter there is no default for takeover: "
                            "choose \"manual\" or \"auto\"");
-        config_mistake(r, "arbiter.type",
-                       "arbiter type \"none\" with two nodes isn't supported by this version; use "
-                       "\"witness\"");
+        else if (a->takeover_auto && a->n_probes == 0)
+            config_mistake(r, "arbiter.takeover",
+                           "takeover = \"auto\" needs probes, so that a node that is cut off "
+                           "itself doesn't take the other one for dead; add probes = [ "
+                           "\"10.0.0.254:53\" ] (addresses that both nodes can reach)");
+        else if (!a->takeover_auto && (a->n_probes || a->fence))
+            config_mistake(r, a->n_probes ? "arbiter.probes" : "arbiter.fence",
+                           "is used with takeover = \"auto\" only; remove it or change takeover");
         check_command(r, "arbiter.fence", a->fence);
     }
 }

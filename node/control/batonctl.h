@@ -13,7 +13,7 @@ enum { EXIT_DONE = 0, EXIT_REFUSED = 1, EXIT_USAGE = 2, EXIT_SILENT = 3 };
 
 struct cli {
     const char *config; /* file */
-    bool json, watch, follow, force, yes, all, merge, discard;
+    bool json, watch, follow, force, yes, all, merge, discard, alone;
     uint64_t timeout_ms, for_ms, older_than_ms, limit;
     const char *by, *id, *domain, *sender, *campaign, *state;
     const char *verb;  /* for messages: "queue list" */
@@ -61,6 +61,7 @@ int verb_pair(const struct cli *c); /* switchover, bootstrap, reload */
 int verb_failover(const struct cli *c);
 int verb_takeover(const struct cli *c);
 int verb_rejoin(const struct cli *c);
+int verb_start(const struct cli *c);
 int verb_queue_list(const struct cli *c);
 int verb_queue_show(const struct cli *c);
 int verb_queue_body(const struct cli *c);

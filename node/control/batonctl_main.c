@@ -20,7 +20,8 @@ enum option_bit {
     O_SELECTOR = 1 << 7, /* --domain --sender --campaign --state --older-than --all */
     O_FOLLOW = 1 << 8,
     O_REJOIN = 1 << 10, /* --merge, --discard */
-    O_ABSENT = 1 << 9,  /* any option: the verb isn't there anyway */
+    O_ALONE = 1 << 11,
+    O_ABSENT = 1 << 9, /* any option: the verb isn't there anyway */
 };
 
 struct verb {
@@ -60,7 +61,10 @@ static const struct verb verbs[] = {
      "  --for D    on again by itself after that time\n"},
     {"bootstrap", 0, 0, 0, false, verb_pair, "bootstrap",
      "First start with one node only: this node becomes primary without waiting for the other.\n"},
-    {"start", 0, 0, O_ABSENT, true, verb_absent, "start --alone", "Not in this version.\n"},
+    {"start", 0, 0, O_ALONE, false, verb_start, "start --alone",
+     "With arbiter = none, on a node that waits for the other one after its start, or is fenced:\n"
+     "serve without it. What only the other one holds is missing until it returns, and then\n"
+     "merged; what it sent since they last met goes out again.\n"},
     {"rejoin", 0, 0, O_REJOIN | O_YES, false, verb_rejoin, "rejoin --merge|--discard [--yes]",
      "The word that a node waits for whose store was away for longer than `retention` and holds\n"
      "what the primary hasn't (batonctl queue list there shows it).\n"
@@ -157,7 +161,7 @@ enum {
     L_FOLLOW,
     L_MERGE,
     L_DISCARD,
-    L_OTHER
+    L_ALONE
 };
 
 static const struct option longopts[] = {
@@ -180,7 +184,7 @@ static const struct option longopts[] = {
     {"older-than", required_argument, NULL, L_OLDER},
     {"all", no_argument, NULL, L_ALL},
     {"follow", no_argument, NULL, L_FOLLOW},
-    {"alone", no_argument, NULL, L_OTHER},
+    {"alone", no_argument, NULL, L_ALONE},
     {"merge", no_argument, NULL, L_MERGE},
     {"discard", no_argument, NULL, L_DISCARD},
     {NULL, 0, NULL, 0},
@@ -215,7 +219,7 @@ static bool take_option(struct cli *c, int o, unsigned *used, bool *want_help, b
                 {L_FOR, O_FOR},        {L_LIMIT, O_LIMIT},       {L_BY, O_BY},
                 {L_ID, O_ID},          {L_DOMAIN, O_SELECTOR},   {L_SENDER, O_SELECTOR},
                 {L_STATE, O_SELECTOR}, {L_CAMPAIGN, O_SELECTOR}, {L_OLDER, O_SELECTOR},
-                {L_ALL, O_SELECTOR},   {L_FOLLOW, O_FOLLOW},     {L_OTHER, O_ABSENT},
+                {L_ALL, O_SELECTOR},   {L_FOLLOW, O_FOLLOW},     {L_ALONE, O_ALONE},
                 {L_MERGE, O_REJOIN},   {L_DISCARD, O_REJOIN}};
     for (size_t i = 0; i < sizeof bits / sizeof *bits; i++)
         if (bits[i].o == o)
@@ -278,6 +282,9 @@ static bool take_option(struct cli *c, int o, unsigned *used, bool *want_help, b
     case L_FOLLOW:
         c->follow = true;
         return true;
+    case L_ALONE:
+        c->alone = true;
+        return true;
     case L_MERGE:
         c->merge = true;
         return true;
@@ -285,7 +292,7 @@ static bool take_option(struct cli *c, int o, unsigned *used, bool *want_help, b
         c->discard = true;
         return true;
     default:
-        return o == L_OTHER; /* '?': getopt has said what is wrong */
+        return false; /* '?': getopt has said what is wrong */
     }
 }
 

@@ -34,6 +34,16 @@ int verb_pair(const struct cli *c)
     return ask_and_say(c, cli_request(c, c->verb));
 }
 
+/* The option is asked for: nobody should serve alone by a word typed in passing. */
+int verb_start(const struct cli *c)
+{
+    if (!c->alone) {
+        fprintf(stderr, "usage: batonctl start --alone\n");
+        return EXIT_USAGE;
+    }
+    return verb_pair(c);
+}
+
 int verb_takeover(const struct cli *c)
 {
     bool on = c->n_args == 1 && strcmp(c->args[0], "on") == 0;

@@ -47,8 +47,8 @@ class Case:
     # --- beginning and end ---
 
     def begin(self, rate=150, sessions=8, names="ab", load=True, sink=(), weather=False, disks="", clocks="",
-              **settings):
-        """disks, clocks: who gets one of the tests' own, by name: a, b, w."""
+              start=True, **settings):
+        """start: the nodes as well, until they are in sync. disks, clocks: who gets one of the tests' own, by name: a, b, w."""
         settings.setdefault("delivery", '{ connections = 50; retry = [ "500ms", "1s", "2s" ]; }')
         settings.setdefault("destinations", f'( {{ domain = "*"; connections = {CONNECTIONS};'
                                             ' messages_per_connection = 1000; } )')
@@ -62,6 +62,8 @@ class Case:
                                        os.path.join(self.dir, "noise")], os.path.join(self.dir, "noise.log"))
         self.noise.start()
         self.pair.start_sink(*sink)
+        if not start:
+            return self.pair
         self.pair.start()
         if names == "ab":
             self.pair.wait_in_sync(30)

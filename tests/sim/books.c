@@ -130,7 +130,8 @@ void books_start(struct sim *s, struct node *n, uint32_t epoch)
 {
     struct books *b = &s->books;
     owns(s, n->self, epoch, "delivers");
-    if (epoch < b->delivery_epoch && !b->forced) /* "may be doubled", the operator was told */
+    if (epoch < b->delivery_epoch && !b->forced &&
+        !b->split) /* "may be doubled", the operator was told */
         sim_fail(s, "8", "node %s delivers in epoch %u after node %s began in epoch %u",
                  process_name(n->self), epoch, process_name(b->delivery_node), b->delivery_epoch);
     b->delivery_epoch = epoch;
@@ -170,7 +171,7 @@ void books_dot(struct sim *s, struct node *n, uint32_t epoch, uint64_t id, uint3
     }
     struct rcpt_book *x = &c->rcpt[rcpt];
     bool repeated = x->dots && (x->newest_accepted || x->newest_rejected);
-    if (x->dots && x->state == DOT_PENDING && x->epoch == epoch)
+    if (x->dots && x->state == DOT_PENDING && x->epoch == epoch && x->node == n->self)
         sim_fail(s, "8", "%llx/%u is sent while its last outcome is open", ID(id), rcpt);
     else if (repeated && x->state == DOT_PENDING)
         s->count.doubled_in_doubt += x->newest_accepted;
@@ -180,6 +181,8 @@ void books_dot(struct sim *s, struct node *n, uint32_t epoch, uint64_t id, uint3
         s->count.doubled_two_crashes++;
     else if (repeated && n->disk.lost_at > x->settled_at)
         s->count.doubled_lost_store++;
+    else if (repeated && s->books.split)
+        s->count.doubled_split++;
     else if (repeated && s->books.forced)
         s->count.doubled_forced++;
     else if (repeated)

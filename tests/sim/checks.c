@@ -34,7 +34,7 @@ static const char *record_text(char out[120], const struct record *r)
 static void check_successor(struct sim *s, const struct record *was, const struct record *r)
 {
     char x[120], y[120];
-    if (was->tag == r->tag)
+    if (was->tag == r->tag || s->books.split)
         return;
     record_text(x, was);
     record_text(y, r);
@@ -46,6 +46,13 @@ static void check_successor(struct sim *s, const struct record *was, const struc
              !(was->in_sync[r->primary] &&
                store_id_eq(&was->store[r->primary], &r->store[r->primary])))
         sim_fail(s, "6", "a store outside in_sync is promoted: from %s to %s", x, y);
+}
+
+/* Without an arbiter both nodes may have gone on alone, in ballots that the other never saw. */
+static bool above(const struct sim *s, const struct accept_log *a, const struct accept_log *than)
+{
+    int cmp = s->none ? record_cmp(&a->record, &than->record) : 0;
+    return cmp ? cmp > 0 : ballot_cmp(a->ballot, than->ballot) > 0;
 }
 
 static void choose(struct sim *s, unsigned i)
@@ -60,12 +67,12 @@ static void choose(struct sim *s, unsigned i)
         b->chosen = (int)i;
     } else {
         const struct accept_log *was = &b->accepts[b->chosen];
-        if (ballot_cmp(a->ballot, was->ballot) > 0) {
+        if (above(s, a, was)) {
             check_successor(s, &was->record, &a->record);
             if (was->record.tag != a->record.tag)
                 TRACE(s, "record", "is %s", record_text(text, &a->record));
             b->chosen = (int)i;
-        } else if (a->record.version > was->record.version) {
+        } else if (!s->none && a->record.version > was->record.version) {
             sim_fail(s, "2", "the register decided twice: %s", record_text(text, &a->record));
         }
     }
@@ -90,6 +97,8 @@ void books_accepted(struct sim *s, unsigned voter, struct ballot ballot, const s
     struct accept_log *a = log_of(b, ballot, r);
     if (a->record.tag != r->tag)
         sim_fail(s, "2", "one ballot, two records");
+    if (s->none && !a->voters && b->chosen >= 0)
+        none_accepted(s, r);
     if (a->voters & 1u << voter)
         return;
     a->voters |= 1u << voter;
@@ -132,12 +141,12 @@ const struct record *books_record_of(const struct sim *s, uint32_t epoch)
 
 /* The record, or a change above it that may still come to count. (Not one by force: that asks for
  * nothing.) */
-static bool may_count(const struct books *b, const struct accept_log *a)
+static bool may_count(const struct sim *s, const struct accept_log *a)
 {
+    const struct books *b = &s->books;
     if (a->record.forced && a->record.epoch > b->forced)
         return false;
-    return a == &b->accepts[b->chosen] ||
-           (!a->chosen && ballot_cmp(a->ballot, b->accepts[b->chosen].ballot) > 0);
+    return a == &b->accepts[b->chosen] || (!a->chosen && above(s, a, &b->accepts[b->chosen]));
 }
 
 /* Must that node's store, as it is now, hold every acknowledged message? */
@@ -146,10 +155,12 @@ static bool is_required(const struct sim *s, unsigned node)
     const struct books *b = &s->books;
     const struct store_id *id = &store_memory_meta(s->node[node].disk.store)->id;
     const struct record *r = books_record(s);
+    if (b->split) /* check_copy() asks for one of both */
+        return false;
     if (r && r->epoch < b->forced) /* the voters don't know it yet */
         return node == b->forced_node;
     for (unsigned i = 0; b->chosen >= 0 && i < b->n_accepts; i++)
-        if (may_count(b, &b->accepts[i]) && record_names(&b->accepts[i].record, node, id))
+        if (may_count(s, &b->accepts[i]) && record_names(&b->accepts[i].record, node, id))
             return true;
     return false;
 }
@@ -163,10 +174,10 @@ bool books_spare(struct sim *s, unsigned node)
     if (b->chosen < 0 || m->copying || m->unfit)
         return false;
     for (unsigned i = 0; i < b->n_accepts; i++)
-        if (may_count(b, &b->accepts[i]) && !record_names(&b->accepts[i].record, 1 - node, &m->id))
+        if (may_count(s, &b->accepts[i]) && !record_names(&b->accepts[i].record, 1 - node, &m->id))
             return false;
     for (unsigned i = 0; i < b->n_copies; i++)
-        if (b->copy[i].acked && b->copy[i].away &&
+        if (b->copy[i].acked && (b->copy[i].away || b->split) &&
             !holds(s->node[1 - node].disk.store, &b->copy[i]))
             return false;
     return true;
@@ -191,7 +202,7 @@ static bool holds(const struct store *st, const struct copy *c)
 
 static void check_copy(struct sim *s, struct copy *c, const bool required[NODES], const char *when)
 {
-    if (c->away) {
+    if (c->away || s->books.split) {
         bool here[NODES] = {holds(s->node[0].disk.store, c), holds(s->node[1].disk.store, c)};
         if (!here[0] && !here[1])
             sim_fail(s, "1", "acknowledged %llx is on no store %s", ID(c->id), when);

@@ -135,6 +135,8 @@ void harm_clock(struct sim *s, unsigned self)
 
 static bool all_vote(const struct sim *s)
 {
+    if (s->none)
+        return none_row_spare(s);
     return s->node[0].disk.voter.voting && s->node[1].disk.voter.voting && s->witness.voter.voting;
 }
 
@@ -153,7 +155,7 @@ void harm_empty_voter(struct sim *s)
 {
     if (!all_vote(s)) /* two emptied at once need the operator (protocol 5) */
         return;
-    unsigned v = (unsigned)rng_below(&s->rng, PROCESSES);
+    unsigned v = (unsigned)rng_below(&s->rng, s->none ? NODES : PROCESSES);
     TRACE(s, process_name(v), "its voter's file is lost");
     s->count.effect[F_EMPTY_VOTER]++;
     if (v == WITNESS) {
@@ -248,6 +250,10 @@ void harm_order(struct sim *s, unsigned self, enum fault_kind kind)
     struct node *n = &s->node[self];
     if (!n->up || n->paused)
         return;
+    if (s->none && kind == F_FAILOVER) {
+        none_operator(s, n);
+        return;
+    }
     TRACE(s, process_name(self), "operator: %s", order[kind].text);
     n->order = kind;
     health_post(s, n,

@@ -47,6 +47,8 @@ static void on_heartbeat(struct sim *s, struct node *n, const struct heartbeat *
     case HEARTBEAT_ALIVE:
         n->heard_peer = true;
         n->heard_skew_ms = h->wall_ms - ev.wall_ms;
+        if (s->none)
+            judge_heard(n->without.judge, node_now(s, n));
         health_post(s, n, &ev);
         break;
     case HEARTBEAT_CONTACT:
@@ -76,6 +78,8 @@ void health_datagram(struct sim *s, unsigned process, unsigned from, struct slic
     assert(ok);
     if (!ok)
         return;
+    if (s->none)
+        judge_answered(s->node[process].without.judge, &m);
     if (process == WITNESS)
         register_receive(s->witness.reg, from, &m, s->now);
     else
@@ -172,12 +176,14 @@ static void on_register(void *ctx, const struct register_fx *fx)
     struct task *box = ctx; /* who it is: process in a, sim in p */
     struct sim *s = box->p;
     struct node *n = &s->node[box->a];
+    if (s->none && arbiter_none_took(&n->without, fx, node_now(s, n)))
+        return;
     if (fx->type == REG_FX_SEND)
         send_register(s, n->self, fx->to, &fx->msg);
     else if (fx->type == REG_FX_PERSIST)
         persist(s, n->self, &fx->state, row_written);
     else
-        arbiter_voters_result(&n->voters, fx);
+        arbiter_voters_result(s->none ? &n->without.voters : &n->voters, fx);
 }
 
 static void on_arbiter(void *ctx, const struct pair_event *ev)
@@ -369,6 +375,8 @@ static void tick(struct sim *s, struct task *t)
     uint64_t now = node_now(s, n);
     watch_others(s, n);
     n->arbiter->ops->tick(n->arbiter, now);
+    if (!n->up)
+        return;
     if (n->arbiter->ops->all_virgin(n->arbiter, now))
         health_post(s, n, &(struct pair_event){.type = PE_VIRGIN});
     health_post(s, n, &(struct pair_event){.type = PE_TICK});
@@ -411,6 +419,8 @@ void health_start(struct sim *s, struct node *n)
                             .lease_ns = s->plan.lease[n->self],
                             .takeover_after_ns = s->plan.takeover_after,
                             .standby_timeout_ns = s->plan.standby_timeout,
+                            .none = s->none,
+                            .manual = s->manual,
                             .boot_random = boot,
                             .boot_counter = n->disk.boot_counter};
     if (!n->disk.has_voter) {
@@ -424,8 +434,12 @@ void health_start(struct sim *s, struct node *n)
                           box(s, n->self));
     struct arbiter_events events = {
         .ctx = box(s, n->self), .event = on_arbiter, .bootstrapped = on_bootstrapped};
-    arbiter_voters_init(&n->voters, n->reg, &events);
-    n->arbiter = &n->voters.arbiter;
+    if (s->none) {
+        none_start(s, n, &events);
+    } else {
+        arbiter_voters_init(&n->voters, n->reg, &events);
+        n->arbiter = &n->voters.arbiter;
+    }
     heartbeat_guard_init(&n->guard, boot, s->plan.takeover_after, s->plan.heartbeat);
     n->lease_until = 0;
     n->gate = false;
@@ -436,6 +450,8 @@ void health_start(struct sim *s, struct node *n)
 void health_stop(struct node *n)
 {
     pair_free(n->pair);
+    if (n->without.judge)
+        arbiter_none_done(&n->without);
     register_free(n->reg);
     n->pair = NULL;
     n->reg = NULL;
@@ -445,6 +461,10 @@ void health_stop(struct node *n)
 void witness_start(struct sim *s)
 {
     struct witness *w = &s->witness;
+    if (s->none) {
+        w->up = true;
+        return;
+    }
     if (!w->has_voter) {
         fresh_voter(s, &w->voter);
         w->has_voter = true;
@@ -462,6 +482,7 @@ void witness_crash(struct sim *s)
         return;
     w->up = w->paused = false;
     w->life++;
-    register_free(w->reg);
+    if (w->reg)
+        register_free(w->reg);
     w->reg = NULL;
 }

@@ -197,6 +197,9 @@ static void print_sum(const struct shared_state *sh, double took)
     printf("came to rest without a %" PRIu64 ", without b %" PRIu64 ", without the witness %" PRIu64
            ", with all three at once %" PRIu64 "\n",
            c->rest[0], c->rest[1], c->rest[2], c->rest[3]);
+    printf("without an arbiter: %" PRIu64 " runs, %" PRIu64 " votes by judgement, %" PRIu64
+           " times both went on (sent twice by both: %" PRIu64 ")\n",
+           c->none_runs, c->none_judged, c->none_splits, c->doubled_split);
     printf("sent twice: %" PRIu64 " in doubt at a takeover, %" PRIu64
            " where the receiver's reply was lost, %" PRIu64 " after two failures, %" PRIu64
            " by a forced takeover, %" PRIu64
@@ -299,6 +302,8 @@ int main(int argc, char **argv)
             o.seconds = strtod(argv[++i], NULL);
         else if (strcmp(a, "--with-force") == 0)
             o.run.with_force = true;
+        else if (strcmp(a, "--none") == 0)
+            o.run.none = true;
         else if (strcmp(a, "--mutants") == 0)
             o.mutants = true;
         else if (strcmp(a, "--mutant") == 0 && v)
@@ -306,10 +311,9 @@ int main(int argc, char **argv)
         else if (strcmp(a, "--traces-in") == 0 && v)
             o.dir = argv[++i];
         else {
-            fprintf(
-                stderr,
-                "usage: sim [--seeds N] [--from S] [--seconds T] [--trace] "
-                "[--all-traces] [--traces-in DIR] [--with-force] [--mutants | --mutant NAME]\n");
+            fprintf(stderr, "usage: sim [--seeds N] [--from S] [--seconds T] [--trace] "
+                            "[--all-traces] [--traces-in DIR] [--with-force] [--none] [--mutants | "
+                            "--mutant NAME]\n");
             return 2;
         }
     }

@@ -6,7 +6,7 @@
 
 #include <stdio.h>
 
-#include "health/arbiter.h"
+#include "health/arbiter_none.h"
 #include "health/heartbeat.h"
 #include "health/pair.h"
 #include "health/register.h"
@@ -269,6 +269,7 @@ struct node {
     struct pair *pair;
     struct reg *reg;
     struct arbiter_voters voters;
+    struct arbiter_none without; /* arbiter none */
     struct arbiter *arbiter;
     struct heartbeat_guard guard;
     uint64_t lease_until;
@@ -378,6 +379,7 @@ struct books {
     uint64_t took_over_at[NODES]; /* from the other node, the last time */
     bool apart[NODES];            /* wall clocks were more than a minute apart then */
     bool check_all;
+    bool split;      /* arbiter none: a node went on without what the other held */
     uint32_t forced; /* epoch of the newest forced takeover; 0: none */
     unsigned forced_node;
 };
@@ -388,6 +390,7 @@ struct counters {
     uint64_t expired, doubled_lost_store;
     uint64_t rest[PROCESSES + 1]; /* who stayed down at first when the faults had ended */
     uint64_t injected[F_KINDS], effect[F_KINDS]; /* of each kind: how often, and what it did */
+    uint64_t none_runs, none_judged, none_splits, doubled_split;
 };
 struct copy *books_find(struct sim *s, uint64_t id);
 struct copy *books_new(struct sim *s, uint64_t id, unsigned message, unsigned node, unsigned rcpts);
@@ -416,6 +419,15 @@ void books_forced(struct sim *s, struct node *n, uint32_t epoch);
 void books_rolled_back(struct sim *s, struct node *n);
 void books_free(struct sim *s);
 void body_hash(uint64_t key, uint8_t out[32]);
+
+/* --- none.c: the same with arbiter = none, in a share of the seeds --- */
+void none_draw(struct sim *s);
+void none_start(struct sim *s, struct node *n, const struct arbiter_events *events);
+/* A record that somebody accepted: does it follow the one that counts? Else the history forks. */
+void none_accepted(struct sim *s, const struct record *r);
+void none_operator(struct sim *s, struct node *n);
+/* May that voter's row be lost, or is it the only one that knows the record? */
+bool none_row_spare(const struct sim *s);
 
 /* --- faults.c --- */
 void plan_draw(struct sim *s);
@@ -456,6 +468,9 @@ struct sim {
     struct counters count;
     bool quiet; /* faults have ended */
     bool with_force;
+    bool none, manual; /* no arbiter; takeover = "manual" */
+    bool fence;
+    double fence_fails;
     bool failed;
     FILE *trace;
     char verdict[600];
@@ -465,6 +480,7 @@ struct sim {
 /* One seed from beginning to end; trace may be NULL. True: all invariants held. */
 struct sim_options {
     bool with_force; /* some seeds know `failover --force`, by one operator or both */
+    bool none;       /* every seed without an arbiter, rather than some */
 };
 bool sim_run(uint64_t seed, const struct sim_options *o, FILE *trace, struct counters *count,
              char *verdict, size_t n);
