@@ -54,7 +54,8 @@ struct heartbeat {
                            replace it, and heard echo_seq in it; 0: none */
     uint32_t relinquish_epoch; /* not 0: this node served in that epoch and never will again */
     uint64_t relinquish_boot;  /* boot_random of the relinquishing process */
-    uint32_t paused_ms;    /* with relinquish_epoch: how long delivery had been paused by then */
+    uint32_t paused_ms; /* with relinquish_epoch: how long delivery had been paused by then; 0: it
+                           wasn't planned */
     uint64_t ask_handover; /* a standby's operator asks for a switchover: random token, 0: none */
     bool leaving;          /* clean stop of a standby: don't wait for its silence */
     bool virgin;           /* store open, and it never held a history */

@@ -96,8 +96,9 @@ void pair_heartbeat(struct pair *p, uint64_t now_ns, int64_t wall_ms, struct hea
     if (p->phase == PH_RELINQUISHED || p->phase == PH_FAILED) {
         out->relinquish_epoch = p->epoch;
         out->relinquish_boot = p->cfg.boot_random;
-        uint64_t paused = p->quiesced_at ? p->phase_since - p->quiesced_at : 0;
-        out->paused_ms = (uint32_t)(paused / MS);
+        /* Begun milliseconds: not 0 says that it was planned. */
+        if (p->quiesced_at)
+            out->paused_ms = (uint32_t)((p->phase_since - p->quiesced_at) / MS + 1);
     }
 }
 

@@ -121,7 +121,9 @@ void act_claim_restart(struct pair *p)
 void act_claim_given_up(struct pair *p)
 {
     p->no_lease_wait = true;
-    snprintf(p->reason, sizeof p->reason, "planned hand-over by %c", node_letter(pair_peer(p)));
+    snprintf(p->reason, sizeof p->reason,
+             p->relinquished_paused_ms ? "planned hand-over by %c" : "%c stalled or failed",
+             node_letter(pair_peer(p)));
     /* Without an arbiter its word is worth a vote, unless it went on alone before it gave up. */
     claim(p, FOR_TAKEOVER, p->peer.mode == PAIR_PAIRED ? WARRANT_GIVEN_UP : WARRANT_NONE,
           p->now - p->relinquished_paused_ms * MS);

@@ -32,6 +32,7 @@ struct written {
 static void *run(void *arg)
 {
     struct voter_writer *w = arg;
+    bool failing = false; /* told once: it is tried again many times a second */
     pthread_mutex_lock(&w->lock);
     for (;;) {
         while (!w->full && !w->closing)
@@ -44,8 +45,11 @@ static void *run(void *arg)
         char err[512];
         struct written *m = xcalloc(1, sizeof *m);
         m->ok = voter_file_store(w->path, w->cluster, &row, err, sizeof err);
-        if (!m->ok)
+        if (!m->ok && !failing)
             log_error("voter.write_failed", "error=\"%s\"", err);
+        else if (m->ok && failing)
+            log_info("voter.written", "file=%s can be written again", w->path);
+        failing = !m->ok;
         pthread_mutex_lock(&w->lock);
         if (w->closing)
             free(m);

@@ -40,8 +40,7 @@ static int run(struct config *c)
         log_error("start", "%s", err);
         return 1;
     }
-    node_run(n);
-    return 0;
+    return node_run(n);
 }
 
 int main(int argc, char **argv)

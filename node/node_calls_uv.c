@@ -104,10 +104,10 @@ static void storage_changed(void *ctx, const struct store_meta *m)
 static void storage_failed(void *ctx, int err, const char *why)
 {
     struct node *n = ctx;
-    log_error("storage.failed",
-              "error=%d %s; this node gives up its role: restart it to have the "
-              "store checked",
-              err, why);
+    bool full = err == STORE_FULL;
+    log_error("storage.failed", "error=%d %s; this node gives up its role%s", err, why,
+              full ? " until there is space" : ": restart it to have the store checked");
+    atomic_store(&n->store_full, full);
     struct pair_event ev = {.type = PE_STORAGE_FAILED};
     tell_health(n, &ev);
 }

@@ -48,8 +48,14 @@ static void check_threads(struct node *n, struct node_status *s, uint64_t now)
 static void check_storage(struct node_status *s)
 {
     unsigned limit = s->config->health.stall_timeout_ms;
-    struct status_check *c = check(s, "storage", s->storage.stalled_ms < limit);
-    if (c->ok)
+    struct status_check *c =
+        check(s, "storage", !s->storage.failure && s->storage.stalled_ms < limit);
+    if (s->storage.failure)
+        snprintf(c->detail, sizeof c->detail, "%s",
+                 s->storage.failure == STORE_FULL
+                     ? "the disk was full; this node ends, to be started anew, when there is space"
+                     : "a write or flush failed: check the disk, then restart this node");
+    else if (c->ok)
         snprintf(c->detail, sizeof c->detail, "commit p50 %.1f ms, p99 %.1f ms",
                  (double)s->storage.commit_p50_us / 1e3, (double)s->storage.commit_p99_us / 1e3);
     else
@@ -155,6 +161,7 @@ static void take_storage(struct node *n, struct node_status *s)
     s->storage.commit_p99_us = st.commit_p99_us;
     s->storage.stalled_ms = st.stalled_ms;
     s->storage.waiting = st.waiting;
+    s->storage.failure = st.failure;
     struct queue_counts q = {0};
     if (!storage_counts(n->storage, &q))
         return;

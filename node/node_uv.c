@@ -264,6 +264,27 @@ static void on_mail(void *ctx, struct mail *mail)
 
 /* ---- time and signals ---- */
 
+static void begin_stop(struct node *n)
+{
+    notify_stopping();
+    n->stopping = true;
+    n->stop_by_ns = clock_boot_ns() + STOP_MS * MS;
+    struct pair_event ev = {.type = PE_OP_STOP};
+    health_post(n->health, &ev);
+}
+
+/* A failed store is final for a process, but a full disk is no damaged one: with both nodes full,
+ * as equal queues make likely, nobody would deliver ever again (incident 28). */
+static void start_anew_with_space(struct node *n)
+{
+    if (!atomic_load(&n->store_full) || n->disk_low || n->stopping)
+        return;
+    log_warn("disk.again", "there is space again: ending with status %d to be started anew",
+             NODE_EXIT_AGAIN);
+    n->exit_status = NODE_EXIT_AGAIN;
+    begin_stop(n);
+}
+
 static void check_disk(struct node *n)
 {
     struct statvfs v;
@@ -282,6 +303,7 @@ static void check_disk(struct node *n)
             log_info("disk.ok", "free_bytes=%llu", (unsigned long long)n->disk_free_bytes);
         settle_gate(n);
     }
+    start_anew_with_space(n);
 }
 
 static void alarm_if_alone(struct node *n, uint64_t now)
@@ -344,11 +366,7 @@ static void on_signal(uv_signal_t *h, int number)
         _exit(1);
     }
     log_info("stop", "signal=%d", number);
-    notify_stopping();
-    n->stopping = true;
-    n->stop_by_ns = clock_boot_ns() + STOP_MS * MS;
-    struct pair_event ev = {.type = PE_OP_STOP};
-    health_post(n->health, &ev);
+    begin_stop(n);
 }
 
 /* ---- start and end ---- */
@@ -476,7 +494,7 @@ static void shut_down(struct node *n)
     delivery_close(n->delivery, part_closed, n);
 }
 
-void node_run(struct node *n)
+int node_run(struct node *n)
 {
     uv_run(n->loop, UV_RUN_DEFAULT);
     queue_close(n->queue);
@@ -495,5 +513,7 @@ void node_run(struct node *n)
     pthread_mutex_destroy(&n->lock);
     pthread_rwlock_destroy(&n->running);
     log_info("stopped", "after %.1f s", (double)(clock_boot_ns() - n->started_ns) / 1e9);
+    int status = n->exit_status;
     free(n);
+    return status;
 }

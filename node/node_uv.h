@@ -54,6 +54,7 @@ struct node {
     struct pair_view view;
     uint32_t serving; /* epoch the queue takes operations in; 0: none */
     bool tail_released, disk_low, stopping, ended;
+    int exit_status;
     struct { /* the newest heard; may come before the order to serve */
         uint32_t epoch;
         uint64_t committed, settled;
@@ -65,6 +66,7 @@ struct node {
 
     _Atomic uint64_t relay_alive_ns, own_lsn;
     _Atomic int64_t takeover_until_ms; /* when automatic takeover is on again; 0: no such time */
+    _Atomic bool store_full;           /* the store failed for want of space */
     _Atomic bool virgin;               /* the store has never held a history */
     pthread_rwlock_t
         running;          /* held for reading by every call from thread to thread; see enter() */
@@ -75,8 +77,10 @@ struct node {
 
 /* Opens, binds and starts everything; takes c. NULL: err (size n) has one line. */
 struct node *node_start(uv_loop_t *loop, struct config *c, char *err, size_t n);
-/* Runs until a clean stop has ended, then frees the node. */
-void node_run(struct node *n);
+/* Runs until a stop has ended, then frees the node. The process's exit status: 0, or
+ * NODE_EXIT_AGAIN for whoever supervises it to start it anew. */
+enum { NODE_EXIT_AGAIN = 75 };
+int node_run(struct node *n);
 
 /* node_status_posix.c: any thread. */
 void node_status(void *node, struct node_status *out);

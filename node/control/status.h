@@ -41,6 +41,7 @@ struct node_status {
     } delivery;
     struct {
         uint64_t commits, rows, bytes, commit_p50_us, commit_p99_us, stalled_ms, waiting;
+        int failure; /* enum store_error that ended its service; 0: none */
     } storage;
     uint64_t rss_bytes, events_dropped;
     struct status_check checks[STATUS_CHECKS_MAX];

@@ -73,6 +73,7 @@ struct storage {
     uint32_t epoch;       /* whose operations are taken; 0: no one's */
     struct pos committed; /* from SR_COMMITTED and the requests */
     bool failed;
+    _Atomic int failure; /* enum store_error behind it, for other threads; 0: none */
     bool purging;
     bool suppressing;   /* there are, or were, addresses that are never sent to */
     struct twin *twins; /* sorted by prefix; may hold some that are no longer quarantined */

@@ -197,6 +197,7 @@ void storage_fail(struct storage *s, int err, const char *why)
     if (s->failed)
         return;
     s->failed = true;
+    atomic_store(&s->failure, err);
     s->hooks.failed(s->hooks.ctx, err, why);
 }
 
@@ -254,6 +255,7 @@ void storage_stats(const struct storage *cs, struct storage_stats *out)
         out->commit_p99_us = us[n * 99 / 100];
     }
     out->stalled_ms = storage_stalled_ms(s);
+    out->failure = atomic_load(&s->failure);
     free(us);
 }
 
@@ -308,8 +310,11 @@ static void checkpoint(struct storage *s)
     if (s->failed)
         return;
     storage_begun(s);
-    store_sqlite_checkpoint(s->store);
-    storage_ended(s, 0, 0);
+    int err = store_sqlite_checkpoint(s->store);
+    if (err)
+        storage_fail(s, err, store_sqlite_error(s->store));
+    else
+        storage_ended(s, 0, 0);
 }
 
 static void *run_writer(void *arg)

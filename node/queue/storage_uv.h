@@ -137,6 +137,7 @@ bool storage_counts(struct storage *s, struct queue_counts *out);
  * minute, age of the commit under way in ms. */
 struct storage_stats {
     uint64_t commits, rows, bytes, commit_p50_us, commit_p99_us, stalled_ms, waiting;
+    int failure; /* enum store_error that ended this store's service; 0: none */
 };
 void storage_stats(const struct storage *s, struct storage_stats *out);
 /* Age of the commit under way in ms, 0: none. Any thread, without a lock. */

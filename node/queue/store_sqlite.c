@@ -266,12 +266,12 @@ static int count_pages(void *ctx, sqlite3 *db, const char *name, int pages)
     return SQLITE_OK;
 }
 
-void store_sqlite_checkpoint(struct store *s)
+int store_sqlite_checkpoint(struct store *s)
 {
     struct store_sqlite *x = sqlite_of(s);
     assert(!x->in_transaction);
     if (x->wal_pages < CHECKPOINT_PAGES)
-        return;
+        return STORE_OK;
     int in_log = 0, moved = 0;
     int rc = sqlite3_wal_checkpoint_v2(x->db, NULL, SQLITE_CHECKPOINT_PASSIVE, &in_log, &moved);
     if (rc != SQLITE_OK && rc != SQLITE_BUSY)
@@ -279,6 +279,21 @@ void store_sqlite_checkpoint(struct store *s)
     /* All moved: the next commit starts the WAL anew and says so. Else a reader pins it: don't try
      * again before it has grown by as much. */
     x->wal_pages = in_log == moved ? 0 : x->wal_pages - CHECKPOINT_PAGES;
+    /* A failed flush is final (protocol 6). A full disk isn't: all of it is in the WAL still. */
+    return rc == SQLITE_OK || rc == SQLITE_BUSY || rc == SQLITE_FULL ? STORE_OK : sqlite_error(rc);
+}
+
+/* Whoever held this store before may have been killed between a write and its flush: what is read
+ * here may be in the kernel's cache only, or, after a failed flush, will never be on the disk by
+ * itself. Whatever this store says it holds it says of the disk: all of the WAL is flushed, moved
+ * and flushed again before anybody asks. */
+static bool settle_wal(struct store_sqlite *x, const char *path, char *err, size_t n)
+{
+    int rc = sqlite3_wal_checkpoint_v2(x->db, NULL, SQLITE_CHECKPOINT_FULL, NULL, NULL);
+    if (rc == SQLITE_OK || rc == SQLITE_FULL) /* flushed, at least; delivering frees space */
+        return true;
+    snprintf(err, n, "%s: can't be flushed (%s); check the disk", path, sqlite3_errmsg(x->db));
+    return false;
 }
 
 static bool pragma_int(sqlite3 *db, const char *text, int *out)
@@ -445,7 +460,7 @@ struct store *store_sqlite_open(const char *path, const char *cluster, char *err
                  path, sqlite3_errmsg(x->db));
         goto fail;
     }
-    if (!check(x, path, cluster, err, n))
+    if (!check(x, path, cluster, err, n) || !settle_wal(x, path, err, n))
         goto fail;
     sqlite3_wal_hook(x->db, count_pages, x);
     return &x->base;

@@ -28,8 +28,9 @@ void store_sqlite_close(struct store *s);
 void store_sqlite_counts(struct store *s, uint64_t out[CLASSES]);
 /* received_ms of the oldest live message; 0: none. */
 int64_t store_sqlite_oldest(struct store *s);
-/* Moves the WAL into the database when it has grown; between transactions only. */
-void store_sqlite_checkpoint(struct store *s);
+/* Moves the WAL into the database when it has grown; between transactions only. STORE_OK, or an
+ * error after which this store must not be written to (a flush failed). */
+int store_sqlite_checkpoint(struct store *s);
 /* Unfinished recipients that a selector means, after (id, index), as (u64 id, u32 index) appended
  * to keys; at most limit. On a reader. */
 struct selector;

@@ -4,6 +4,7 @@ import random
 import shutil
 import signal
 import sqlite3
+import subprocess
 import sys
 import tempfile
 import time
@@ -47,12 +48,16 @@ class Case:
     # --- beginning and end ---
 
     def begin(self, rate=150, sessions=8, names="ab", load=True, sink=(), weather=False, disks="", clocks="",
-              start=True, **settings):
-        """start: the nodes as well, until they are in sync. disks, clocks: who gets one of the tests' own, by name: a, b, w."""
+              small=0, start=True, **settings):
+        """start: the nodes as well, until they are in sync. disks, clocks: who gets one of the tests' own, by
+        name: a, b, w. small: both nodes' directories are filesystems of their own with so many MiB."""
         settings.setdefault("delivery", '{ connections = 50; retry = [ "500ms", "1s", "2s" ]; }')
         settings.setdefault("destinations", f'( {{ domain = "*"; connections = {CONNECTIONS};'
                                             ' messages_per_connection = 1000; } )')
         self.pair = Pair(os.path.join(self.dir, "pair"), self.place, names, **settings)
+        for n in self.pair.nodes if small else ():
+            mount(n.dir, small)
+            n.configure()
         for who in "abw":
             if who in disks or who in clocks:
                 self.pair.voter(who).equip(disk=who in disks, clock=who in clocks)
@@ -125,20 +130,24 @@ class Case:
         self.place.stop_weather()
         if self.noise:
             self.noise.kill()
+        for n in self.pair.nodes if self.pair and not keep else ():
+            if os.path.ismount(n.dir):
+                subprocess.run(["umount", "-l", n.dir], check=True)
         if not keep:
             shutil.rmtree(self.dir, ignore_errors=True)
 
     # --- measuring ---
 
-    def takes_over(self, node, since, seconds=20):
-        """Waits until node greets clients; judges how long that took since `since`."""
+    def takes_over(self, node, since, seconds=20, more=0.0):
+        """Waits until node greets clients; judges how long that took since `since`, where the fault shows
+        only after `more` seconds."""
         wait_until(f"node {node.node} takes over", lambda: node.banner().startswith("220"), seconds, 0.01)
         now = time.monotonic()
         took = now - since
         time.sleep(0.15)  # the noise's own journal is written ten times a second
-        allowed = PROMISED_S + 2 * noise_s(os.path.join(self.dir, "noise"), since - 0.2, now) + 0.05  # we look each 10 ms
+        allowed = PROMISED_S + more + 2 * noise_s(os.path.join(self.dir, "noise"), since - 0.2, now) + 0.05  # we look each 10 ms
         self.notes.append(f"takeover {took * 1000:.0f} ms (allowed {allowed * 1000:.0f})")
-        expect(took <= allowed, f"takeover took {took:.3f} s, promised {PROMISED_S:.2f} s, with this "
+        expect(took <= allowed, f"takeover took {took:.3f} s, promised {PROMISED_S + more:.2f} s, with this "
                                 f"machine's noise {allowed:.3f} s")
         return took
 
@@ -152,6 +161,30 @@ class Case:
             if name.startswith("unmerged") and rows != {(0,)}:
                 self.difference.append(f"{name}: {rows}")
         return not self.difference
+
+
+def mount(folder, mib):
+    """A small filesystem; it is seen by the tests and what they start, and ends with them."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m,mode=755", "small", folder], check=True)
+
+
+def fill(folder, leave=0):
+    """Fills the filesystem but for so many bytes."""
+    with open(os.path.join(folder, "ballast"), "ab") as f:
+        while (free := free_bytes(folder)) > leave:
+            try:
+                os.posix_fallocate(f.fileno(), f.seek(0, os.SEEK_END), min(free - leave, 1 << 20))
+            except OSError:
+                break  # others were quicker
+
+
+def free_bytes(folder):
+    v = os.statvfs(folder)
+    return v.f_bavail * v.f_frsize
+
+
+def unfill(folder):
+    os.unlink(os.path.join(folder, "ballast"))
 
 
 def read_store(path):

@@ -26,17 +26,18 @@ def below(disk, script, *args):
 DIE = "\nos.kill(os.getpid(), signal.SIGKILL)"
 
 
-def power_lost(t, script, seed=None):
-    """The files after script ran, was killed, and the power failed: {name: content}."""
+def power_lost(t, script, seed=None, again=None):
+    """The files after script ran and was killed (and another one after it), and the power failed."""
     folder = os.path.join(t.dir, f"d{time.monotonic_ns()}")
     os.makedirs(os.path.join(folder, "disk"))
     base = os.path.join(folder, "disk", "x")
     with open(base + ".old", "w") as f:
         f.write("old")
     disk = Disk(folder, base)
-    child = below(disk, f"base = {base!r}; folder = {os.path.dirname(base)!r}\n" + script + DIE)
-    _, err = child.communicate(timeout=20)
-    expect(child.returncode == -signal.SIGKILL, f"the script ended with {child.returncode}: {err.decode()}")
+    for text in (script, again) if again else (script,):
+        child = below(disk, f"base = {base!r}; folder = {os.path.dirname(base)!r}\n" + text + DIE)
+        _, err = child.communicate(timeout=20)
+        expect(child.returncode == -signal.SIGKILL, f"the script ended with {child.returncode}: {err.decode()}")
     disk.lose_power(seed)
     return {f: read(os.path.join(folder, "disk", f)) for f in os.listdir(os.path.join(folder, "disk"))}
 
@@ -65,6 +66,11 @@ def shim_forgets(t):
     expect(files == {}, f"removed, the directory flushed: {files}")
     files = power_lost(t, "f = os.open(base + '.old', os.O_RDWR | os.O_TRUNC); os.write(f, b'x')")
     expect(files == {"x.old": b"old"}, f"emptied at opening: {files}")
+    write = "f = os.open(base + '.old', os.O_RDWR); os.pwrite(f, b'N', 0)"
+    files = power_lost(t, write, again="")
+    expect(files == {"x.old": b"old"}, f"written, killed, started again: {files}")
+    files = power_lost(t, write, again="f = os.open(base + '.old', os.O_RDWR); os.fsync(f)")
+    expect(files == {"x.old": b"Nld"}, f"written, killed, flushed by the next process: {files}")
     seen = {power_lost(t, "f = os.open(base + '.old', os.O_RDWR)\nfor i in range(3): os.pwrite(f, b'%d' % i, i)",
                        seed)["x.old"] for seed in range(12)}
     expect(seen == {b"old", b"0ld", b"01d", b"012"}, f"any first part may have got to the disk: {seen}")

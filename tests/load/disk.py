@@ -92,6 +92,17 @@ class Disk:
         self.clear()
         return forgotten + len(names)
 
+    def unflushed(self, ending):
+        """Of the files whose path ends so: those with changes that aren't on the disk."""
+        changed = {}
+        for r in read_journal(self.journal):
+            if r["type"] == CONTENT:
+                changed[r["inode"]] = r["number"]
+            elif r["type"] == SYNCED and changed.get(r["inode"], 0) <= r["offset"]:
+                changed.pop(r["inode"], None)
+        paths = self.paths_of(changed, [])
+        return [p for p in paths.values() if p.startswith(self.env["DISK_SHIM_PREFIX"]) and p.endswith(ending)]
+
     def paths_of(self, changes, names):
         """{inode: a path to it now}; a file that lost its name is reached by the link that keeps it."""
         found = {}
@@ -106,8 +117,8 @@ class Disk:
         return found
 
     def clear(self):
-        """After a clean end, or when all is taken back: nothing is in doubt any more. SQLite's -shm is
-        the kernel's memory and goes with the power."""
+        """What is there counts as being on the disk. SQLite's -shm is the kernel's memory and goes with
+        the power."""
         folder, base = os.path.split(self.journal)
         for f in os.listdir(folder):
             if f == base or f.startswith(base + "."):

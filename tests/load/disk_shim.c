@@ -77,6 +77,41 @@ static void find(const char *name, void *to)
     memcpy(to, &at, sizeof at);
 }
 
+static struct inode *inode_of(uint64_t number);
+
+/* A process before this one left something that isn't on disk: its end by itself flushes nothing.
+ */
+static void resume(void)
+{
+    struct disk_undo u;
+    off_t at = 0;
+    while (pread(shim.journal, &u, sizeof u, at) == sizeof u) {
+        struct stat st;
+        if (fstat(shim.journal, &st) < 0 || at + (off_t)(sizeof u + u.bytes) > st.st_size)
+            break; /* cut by the end of that process */
+        at += (off_t)(sizeof u + u.bytes);
+        shim.number = u.number;
+        struct inode *i =
+            u.type == UNDO_CONTENT || u.type == UNDO_SYNCED ? inode_of(u.inode) : NULL;
+        if (u.type == UNDO_CONTENT) {
+            i->last = u.number;
+            i->first = i->first ? i->first : u.number;
+        } else if (u.type == UNDO_SYNCED) {
+            i->first = i->last > u.offset ? u.offset + 1 : 0;
+        } else if (u.type == UNDO_NAMES_SYNCED) {
+            unsigned left = 0;
+            for (unsigned k = 0; k < shim.n_names; k++)
+                if (shim.names[k] > u.offset)
+                    shim.names[left++] = shim.names[k];
+            shim.n_names = left;
+        } else if (shim.n_names < LINKS) {
+            shim.names[shim.n_names++] = u.number;
+        }
+    }
+    if (real.ftruncate(shim.journal, at) < 0)
+        abort();
+}
+
 __attribute__((constructor)) static void begin(void)
 {
     if (real.open)
@@ -119,6 +154,7 @@ __attribute__((constructor)) static void begin(void)
     shim.journal = real.open(journal, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     if (shim.journal < 0)
         abort();
+    resume();
 }
 
 /* ---- the journal ---- */
@@ -284,7 +320,10 @@ static bool ours(const char *path)
         strcpy(whole + n + 1, path);
         path = whole;
     }
-    return strncmp(path, shim.prefix, shim.prefix_n) == 0;
+    if (strncmp(path, shim.prefix, shim.prefix_n) != 0)
+        return false;
+    size_t n = strlen(path);
+    return n < 4 || strcmp(path + n - 4, "-shm") != 0; /* SQLite's memory, no state */
 }
 
 static enum fd_kind kind_of(int fd)

@@ -145,11 +145,6 @@ class Daemon(Process):
         self.clock = Clock(self.dir) if clock else self.clock
         self.install(self.build)
 
-    def start(self):
-        if self.disk:
-            self.disk.clear()  # a kill alone loses nothing that was written
-        super().start()
-
     def kill(self):
         super().kill()
         if self.clock and self.child:
