@@ -78,7 +78,8 @@ void pair_op_done(struct pair *p, bool ok, const char *fmt, ...)
     va_end(ap);
     p->op_token = 0;
     p->ask_token = 0;
-    p->handover_wanted = p->failover_wanted = p->force_wanted = p->alone_wanted = false;
+    p->handover_wanted = p->failover_wanted = p->force_wanted = p->forcing = p->alone_wanted =
+        false;
     pair_fx(p, fx);
 }
 
@@ -134,14 +135,10 @@ static void learn(struct pair *p, const struct record *r)
 {
     if (!r->version)
         return;
-    uint32_t seen = p->rec.version ? p->rec.epoch : 0;
-    if (p->store.epoch_seen > seen)
-        seen = p->store.epoch_seen;
-    p->rec_below_seen = r->epoch < seen;
     p->voters = *r;
     if (r->epoch >= p->seen.epoch)
         p->seen = *r;
-    if (p->rec_below_seen && p->rec.version)
+    if (p->rec.version && r->epoch < fact_seen(p))
         return; /* an arbiter from a backup, or voters that missed a forced takeover */
     if (r->epoch != p->rec.epoch) {
         p->serving_rx = 0; /* acked_rx stays: what was acknowledged last bounds every older lease */
@@ -360,7 +357,7 @@ static void on_failover(struct pair *p, bool force)
         pair_op_done(p, false,
                      "this store has never held anything: it would begin with an empty queue");
     else if (force)
-        p->force_wanted = true;
+        p->force_wanted = p->forcing = true;
     else if (alive)
         pair_op_done(p, false, "the primary is alive; use `batonctl switchover`, or --force");
     else if (p->cfg.none && p->phase == PH_START)

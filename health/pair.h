@@ -34,6 +34,7 @@ struct pair_store {
     struct store_id id;
     struct pos end, committed;
     uint32_t epoch_seen; /* never follow or serve below */
+    uint32_t forced;     /* the newest epoch in its history, if that was begun by force; else 0 */
 };
 
 struct heartbeat {

@@ -167,6 +167,8 @@ void pair_on_heartbeat(struct pair *p, const struct pair_event *ev)
         p->relinquished = h->relinquish_epoch;
         p->relinquished_paused_ms = h->paused_ms;
     }
+    if (h->serving && h->epoch > p->served_seen)
+        p->served_seen = h->epoch;
     if (h->serving && p->epoch && h->epoch > p->epoch)
         p->superseded = true; /* ends the service at once; the record is read afterwards */
     /* Another epoch, or the same one in another mode: the record changed, and we don't know it. */

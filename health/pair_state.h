@@ -59,7 +59,7 @@ struct pair {
     uint64_t rec_since;     /* since when rec has its epoch */
     bool rec_read;          /* read since the start or since the last step down */
     bool rec_local;         /* forced here and not yet with the voters */
-    bool rec_below_seen; /* the voters hold a record below what this node has seen: not followed */
+    uint32_t served_seen;   /* highest epoch in which the peer was heard to serve */
     /* an arbiter that can lose what it held (health/register_etcd.h) */
     bool knows_seen, behind; /* behind: it has, and no record is decided since */
     struct record seen;      /* newest record that was ever decided, as far as this node knows */
@@ -112,7 +112,8 @@ struct pair {
     uint64_t hold_ns, paired_at;
 
     /* operators */
-    bool auto_takeover, stopping, handover_wanted, failover_wanted, force_wanted, alone_wanted;
+    bool auto_takeover, stopping, handover_wanted, failover_wanted, force_wanted, forcing,
+        alone_wanted;
     uint64_t op_token, op_since, ask_token, ask_seen, handover_since, quiesced_at;
     uint32_t op_epoch;
 

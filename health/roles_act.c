@@ -82,16 +82,20 @@ void act_promote_single(struct pair *p)
 
 static uint32_t highest_epoch(const struct pair *p)
 {
-    uint32_t e = p->rec.epoch > p->store.epoch_seen ? p->rec.epoch : p->store.epoch_seen;
+    uint32_t e = fact_seen(p);
     return p->heard && p->peer.epoch > e ? p->peer.epoch : e;
 }
 
 static void claim(struct pair *p, enum intent intent, enum warrant warrant, uint64_t cause_at)
 {
     bool keep_peer = intent == FOR_RESTART && !p->alone_wanted;
-    /* Nobody was asked what was used already: as far above as a forced one. */
-    uint32_t above = highest_epoch(p) + (p->alone_wanted ? FORCED_EPOCHS : 0);
-    struct record to = {.epoch = epoch_next(above, p->cfg.self), .primary = (uint8_t)p->cfg.self};
+    uint32_t above = p->cfg.none ? highest_epoch(p) : fact_seen(p);
+    if (p->alone_wanted) /* nobody was asked what was used already: as far above as a forced one */
+        above = highest_epoch(p) + FORCED_EPOCHS;
+    /* While it isn't with the voters, a forced record is replaced by a forced one. */
+    struct record to = {.epoch = epoch_next(above, p->cfg.self),
+                        .primary = (uint8_t)p->cfg.self,
+                        .forced = p->rec_local};
     unsigned peer = pair_peer(p);
     to.in_sync[p->cfg.self] = true;
     to.store[p->cfg.self] = p->store.id;
@@ -147,6 +151,18 @@ void act_claim_silent(struct pair *p)
     claim(p, FOR_TAKEOVER, WARRANT_SILENT, since);
 }
 
+/* The forced record as it was before this process started. */
+void act_recall_forced(struct pair *p)
+{
+    p->rec = (struct record){.version = p->voters.version + 1,
+                             .epoch = p->store.forced,
+                             .primary = (uint8_t)p->cfg.self,
+                             .forced = true};
+    p->rec.in_sync[p->cfg.self] = true;
+    p->rec.store[p->cfg.self] = p->store.id;
+    p->rec_local = true;
+}
+
 /* Protocol 5, "forced": the operator says that the other node is dead; epochs are left out so that
  * whatever it may have done meanwhile stays below. */
 void act_claim_forced(struct pair *p)
@@ -163,6 +179,9 @@ void act_claim_forced(struct pair *p)
     p->order_at = p->op_since;
     p->from = p->rec.version ? node_letter(p->rec.primary) : 0;
     snprintf(p->reason, sizeof p->reason, "forced by the operator");
+    /* What was followed so far must not empty or change this store any more. */
+    pair_fx(p, (struct pair_effect){.type = PX_FOLLOW, .record = to, .epoch = to.epoch});
+
     pair_change(p, FOR_FORCE, WARRANT_ORDERED, &to);
 }
 
@@ -194,6 +213,17 @@ void act_force_stuck(struct pair *p)
     p->order_at = p->op_since;
     snprintf(p->reason, sizeof p->reason, "forced by the operator");
     act_adopt_forced(p);
+}
+
+/* The operator's order stands as long as it is unanswered; with the store as it is now. */
+void act_force_other(struct pair *p)
+{
+    if (p->rec_local) {
+        p->rec = p->voters;
+        p->rec_local = false;
+    }
+    p->force_wanted = p->forcing;
+    act_look_again(p);
 }
 
 void act_force_again(struct pair *p)

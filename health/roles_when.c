@@ -34,9 +34,25 @@ bool fact_named(const struct pair *p)
     return record_names(&p->rec, p->cfg.self, &p->store.id);
 }
 
+/* Never followed below (protocol 5): the record, the own history, and what the peer was heard to
+ * serve in, be it by an operator's force that the voters don't know of. */
+uint32_t fact_seen(const struct pair *p)
+{
+    uint32_t seen = p->rec.version ? p->rec.epoch : 0;
+    if (p->store.epoch_seen > seen)
+        seen = p->store.epoch_seen;
+    return p->served_seen > seen ? p->served_seen : seen;
+}
+
+bool fact_below_seen(const struct pair *p)
+{
+    uint32_t epoch = p->rec_local ? p->rec.epoch : p->voters.epoch;
+    return p->rec.version && epoch < fact_seen(p);
+}
+
 static bool can_follow_record(const struct pair *p)
 {
-    return p->store.open && p->rec_read && p->rec.version && !p->rec_below_seen;
+    return p->store.open && p->rec_read && p->rec.version && !fact_below_seen(p);
 }
 
 static bool idle_register(const struct pair *p)
@@ -131,6 +147,17 @@ bool when_orphan_over(const struct pair *p)
     return !when_start_orphan(p);
 }
 
+/* This store was promoted by force, and the voters still don't know of it: so the word that was
+ * given then stands (protocol 5, "forced": stored locally). It takes a read, which shows that no
+ * later change got past that epoch. */
+bool when_forced_before(const struct pair *p)
+{
+    uint32_t forced = p->store.forced;
+    return !p->rec_local && p->rec_read && p->store.open && p->store.fit && forced &&
+           (forced & 1) == p->cfg.self && forced == p->store.end.epoch && forced == fact_seen(p) &&
+           p->voters.version && p->voters.epoch < forced && idle_register(p);
+}
+
 bool when_forced(const struct pair *p)
 {
     return p->force_wanted && p->store.open && p->store.fit && p->op == REG_OP_NONE &&
@@ -139,7 +166,7 @@ bool when_forced(const struct pair *p)
 
 static bool may_take_over(const struct pair *p)
 {
-    return p->rec.primary == pair_peer(p) &&
+    return p->rec.primary == pair_peer(p) && !fact_below_seen(p) &&
            BATON_MUTANT(TAKEOVER_OUT_OF_SYNC, true, fact_named(p)) && p->store.open &&
            p->store.fit && !p->store_failed && !p->stalled && idle_register(p);
 }
@@ -198,7 +225,13 @@ bool when_old_lease_over(const struct pair *p)
 
 bool when_beaten(const struct pair *p)
 {
-    return p->rec.primary != p->cfg.self;
+    return p->rec.primary != p->cfg.self || fact_below_seen(p);
+}
+
+/* A store that isn't in sync may have been emptied for a full copy before the claim stopped it. */
+bool when_store_other(const struct pair *p)
+{
+    return !fact_named(p) || !p->store.fit;
 }
 
 bool when_promoted_paired(const struct pair *p)

@@ -7,6 +7,8 @@
 
 bool fact_silent(const struct pair *p, uint64_t since, uint64_t limit_ns);
 bool fact_named(const struct pair *p);
+uint32_t fact_seen(const struct pair *p);
+bool fact_below_seen(const struct pair *p);
 bool when_superseded(const struct pair *p);
 bool when_store_failed(const struct pair *p);
 bool when_stopping(const struct pair *p);
@@ -20,6 +22,7 @@ bool when_start_own(const struct pair *p);
 bool when_start_orphan(const struct pair *p);
 bool when_start_follow(const struct pair *p);
 bool when_orphan_over(const struct pair *p);
+bool when_forced_before(const struct pair *p);
 bool when_forced(const struct pair *p);
 bool when_given_up(const struct pair *p);
 bool when_ordered(const struct pair *p);
@@ -29,6 +32,7 @@ bool when_follow_other(const struct pair *p);
 bool when_store_gone(const struct pair *p);
 bool when_old_lease_over(const struct pair *p);
 bool when_beaten(const struct pair *p);
+bool when_store_other(const struct pair *p);
 bool when_promoted_paired(const struct pair *p);
 bool when_promoted_solo(const struct pair *p);
 bool when_take_back_due(const struct pair *p);

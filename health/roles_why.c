@@ -36,12 +36,12 @@ static void why_start(const struct pair *p, char *out, size_t n)
 {
     if (!p->store.open)
         snprintf(out, n, "the store is being opened and checked");
-    else if (p->rec_below_seen)
+    else if (fact_below_seen(p))
         snprintf(
             out, n,
             "the voters' record (epoch %u) is older than what this node has seen (epoch %u): an "
             "arbiter from a backup? batonctl failover --force decides",
-            (unsigned)p->voters.epoch, (unsigned)p->store.epoch_seen);
+            (unsigned)p->voters.epoch, (unsigned)fact_seen(p));
     else if (p->behind)
         snprintf(out, n,
                  "the arbiter has lost the record of epoch %u that this node has seen: waits to "

@@ -89,7 +89,8 @@ void node_post_store(struct node *n, const struct store_meta *m)
                                       .id = m->id,
                                       .end = m->end,
                                       .committed = m->committed,
-                                      .epoch_seen = m->epoch_seen}};
+                                      .epoch_seen = m->epoch_seen,
+                                      .forced = history_forced(&m->history)}};
     tell_health(n, &ev);
 }
 

@@ -35,7 +35,9 @@ void follow_begin(struct replica *r, const struct record *record)
     struct pos committed = f->committed;
     *f =
         (struct follow){.epoch = record->epoch, .primary = record->primary, .committed = committed};
-    if (record->primary == r->cfg.self || record->epoch < r->meta.epoch_seen) {
+    if (record->primary == r->cfg.self)
+        return; /* follows nobody */
+    if (record->epoch < r->meta.epoch_seen) {
         replica_log(r, false, "the record of epoch %u isn't followed: this store has seen epoch %u",
                     (unsigned)record->epoch, (unsigned)r->meta.epoch_seen);
         return;

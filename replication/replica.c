@@ -118,7 +118,9 @@ static void promote(struct replica *r, const struct pair_effect *fx)
     r->p.epoch = fx->epoch;
     struct store_request q = {.type = SR_PROMOTE,
                               .epoch = fx->epoch,
-                              .mode = r->promote_paired ? MODE_PAIRED : MODE_SOLO};
+                              .mode = r->promote_paired   ? MODE_PAIRED
+                                      : fx->record.forced ? MODE_FORCED
+                                                          : MODE_SOLO};
     r->promote_cookie = replica_store(r, &q);
 }
 

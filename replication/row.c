@@ -236,7 +236,7 @@ bool history_decode(struct wire_reader *r, struct history *h)
         x->epoch = wire_get_u32(r);
         x->mode = wire_get_u8(r);
         x->first_lsn = wire_get_u64(r);
-        if (x->mode > MODE_SOLO ||
+        if (x->mode > MODE_FORCED ||
             (i && (x->epoch < x[-1].epoch ||
                    (x->epoch == x[-1].epoch && x->first_lsn <= x[-1].first_lsn))))
             r->bad = true;
@@ -269,6 +269,14 @@ enum history_mode history_mode_at(const struct history *h, struct pos p)
         if (h->row[i].epoch == p.epoch && h->row[i].first_lsn <= p.lsn)
             mode = (enum history_mode)h->row[i].mode;
     return mode;
+}
+
+uint32_t history_forced(const struct history *h)
+{
+    unsigned i = h->n;
+    while (i && h->row[i - 1].epoch == h->row[h->n - 1].epoch)
+        i--;
+    return i < h->n && h->row[i].mode == MODE_FORCED ? h->row[i].epoch : 0;
 }
 
 uint64_t history_epoch_end(const struct history *h, uint32_t epoch, struct pos end)

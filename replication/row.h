@@ -134,7 +134,8 @@ bool rows_recode(struct buf *b, struct slice rows, bool classed, unsigned versio
  */
 bool row_decode(struct wire_reader *r, struct row *out);
 
-enum history_mode { MODE_UNKNOWN = 0, MODE_PAIRED = 1, MODE_SOLO = 2 };
+/* FORCED: solo, and begun by an operator's force: the voters may not know of that epoch. */
+enum history_mode { MODE_UNKNOWN = 0, MODE_PAIRED = 1, MODE_SOLO = 2, MODE_FORCED = 3 };
 struct history_row {
     uint32_t epoch;
     uint8_t mode; /* enum history_mode */
@@ -152,6 +153,8 @@ bool history_decode(struct wire_reader *r, struct history *h);
 void history_add(struct history *h, struct history_row row);
 /* Mode in which (epoch, lsn) was written. MODE_UNKNOWN when the history doesn't cover it. */
 enum history_mode history_mode_at(const struct history *h, struct pos p);
+/* The newest epoch, if it was begun by force; else 0. */
+uint32_t history_forced(const struct history *h);
 /* Last lsn of `epoch` in a store that ends at `end`: one below the next epoch's first lsn, or
  * end.lsn. 0: epoch not in h. */
 uint64_t history_epoch_end(const struct history *h, uint32_t epoch, struct pos end);

@@ -184,7 +184,7 @@ static void follow_line(struct storage *s, struct list *line)
 static int promote(struct storage *s, const struct store_request *r, struct store_reply *out)
 {
     struct pos end;
-    if (r->mode != MODE_PAIRED && r->mode != MODE_SOLO)
+    if (r->mode == MODE_UNKNOWN || r->mode > MODE_FORCED)
         return STORE_CONFLICT;
     int err = apply_promote(s->store, r->epoch, (enum history_mode)r->mode, clock_wall_ms(),
                             (int64_t)s->quarantine_ms, &out->first, &end);

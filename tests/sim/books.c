@@ -70,7 +70,9 @@ static void owns(struct sim *s, unsigned node, uint32_t epoch, const char *what)
             return;
         }
     const struct record *r = books_record_of(s, epoch);
-    bool by_force = epoch == b->forced; /* the voters may learn of it later */
+    bool by_force = false; /* the voters may learn of it later */
+    for (unsigned i = 0; i < b->n_forces; i++)
+        by_force = by_force || (b->force[i].epoch == epoch && b->force[i].node == node);
     if (!by_force && (!r || r->primary != node))
         sim_fail(s, "2", "node %s %s in epoch %u, in which the record does not name it",
                  process_name(node), what, epoch);

@@ -1,6 +1,7 @@
 /* The whole picture: what the voters have accepted (so what *the* record is, and which changes are
  * pending), where every acknowledged message is, and how a run has to end. Invariants 1, 5, 6, 7, 9
  * of protocol 11. */
+#include <assert.h>
 #include <stdlib.h>
 
 #include "sim/sim.h"
@@ -48,6 +49,8 @@ static void check_successor(struct sim *s, const struct record *was, const struc
         sim_fail(s, "6", "a store outside in_sync is promoted: from %s to %s", x, y);
 }
 
+static void leave_behind(struct sim *s, unsigned node);
+
 /* Without an arbiter both nodes may have gone on alone, in ballots that the other never saw. */
 static bool above(const struct sim *s, const struct accept_log *a, const struct accept_log *than)
 {
@@ -60,6 +63,9 @@ static void choose(struct sim *s, unsigned i)
     struct books *b = &s->books;
     struct accept_log *a = &b->accepts[i];
     char text[120];
+    /* An epoch begun by force is over before the voters heard of it. */
+    if (b->forced && a->record.epoch > b->forced && !books_record_of(s, b->forced))
+        leave_behind(s, a->record.primary);
     a->chosen = true;
     if (a->record.forced && a->record.epoch > b->forced)
         books_forced(s, &s->node[a->record.primary], a->record.epoch);
@@ -227,7 +233,8 @@ void books_ack(struct sim *s, struct node *n, uint64_t id)
     TRACE(s, process_name(n->self), "250 for message %u as %llx", c->message, ID(id));
     /* The own store need not be among them: a standby goes on acknowledging until it closes the
      * feed, and what it acknowledged it holds. */
-    if (n->relay.epoch < s->books.forced)
+    const struct record *r = books_record(s);
+    if (s->books.forced && (n->relay.epoch < s->books.forced || n->relay.epoch < r->epoch))
         c->away = true; /* nobody told this node yet */
     for (unsigned i = 0; i < NODES; i++)
         if (s->node[i].disk.lost && !holds(s->node[i].disk.store, c))
@@ -238,18 +245,31 @@ void books_ack(struct sim *s, struct node *n, uint64_t id)
     check_copy(s, c, required, "when its 250 is sent");
 }
 
+/* What that store doesn't hold is on the other, and stays there until it comes back. */
+static void leave_behind(struct sim *s, unsigned node)
+{
+    struct books *b = &s->books;
+    for (unsigned i = 0; i < b->n_copies; i++)
+        if (b->copy[i].acked && !holds(s->node[node].disk.store, &b->copy[i]))
+            b->copy[i].away = true;
+}
+
 /* The operator says that the other is dead: what only that one has is away until it comes back. */
 void books_forced(struct sim *s, struct node *n, uint32_t epoch)
 {
     struct books *b = &s->books;
-    if (epoch <= b->forced)
-        return;
+    for (unsigned i = 0; i < b->n_forces; i++)
+        if (b->force[i].epoch == epoch)
+            return;
+    assert(b->n_forces < sizeof b->force / sizeof b->force[0]);
+    b->force[b->n_forces].epoch = epoch;
+    b->force[b->n_forces++].node = n->self;
+    s->count.forced++;
+    if (epoch < b->forced)
+        return; /* the other was forced into a higher one: what this one takes is away there */
     b->forced = epoch;
     b->forced_node = n->self;
-    s->count.forced++;
-    for (unsigned i = 0; i < b->n_copies; i++)
-        if (b->copy[i].acked && !holds(n->disk.store, &b->copy[i]))
-            b->copy[i].away = true;
+    leave_behind(s, n->self);
 }
 
 /* What only the other copy has now must come back from there. */

@@ -31,8 +31,8 @@ static void draw_faults(struct sim *s)
     for (unsigned i = 0; i < F_KINDS; i++)
         p->weight[i] = rng_chance(r, known) ? rng_unit(r) * rng_unit(r) + 0.02 : 0;
     p->weight[rng_below(r, F_FORCE)] += 0.3;
-    double force = rng_chance(r, 0.1) ? 0.2 * rng_unit(r) : 0;
-    p->weight[F_FORCE] = s->with_force ? force : 0;
+    double force = rng_chance(r, s->with_force ? 0.6 : 0.04) ? 0.02 + 0.4 * rng_unit(r) : 0;
+    p->weight[F_FORCE] = force;
     if (p->weight[F_FORCE] > 0) /* nobody forces an empty store into service */
         p->weight[F_EMPTY_STORE] = 0;
     p->burst = rng_chance(r, 0.5) ? 0.6 * rng_unit(r) : 0;

@@ -380,8 +380,13 @@ struct books {
     bool apart[NODES];            /* wall clocks were more than a minute apart then */
     bool check_all;
     bool split;      /* arbiter none: a node went on without what the other held */
-    uint32_t forced; /* epoch of the newest forced takeover; 0: none */
+    uint32_t forced; /* highest epoch that was begun by force; 0: none */
     unsigned forced_node;
+    struct {
+        uint32_t epoch;
+        unsigned node;
+    } force[64];
+    unsigned n_forces;
 };
 struct counters {
     uint64_t acked, delivered, bounced, doubled_in_doubt, doubled_reply_lost, doubled_two_crashes;

@@ -237,7 +237,8 @@ static void tell_health(struct sim *s, struct node *n, const struct store_meta *
                             .id = m->id,
                             .end = m->end,
                             .committed = m->committed,
-                            .epoch_seen = m->epoch_seen};
+                            .epoch_seen = m->epoch_seen,
+                            .forced = history_forced(&m->history)};
     struct task *t = node_mail(s, n, STORAGE_TO_HEALTH, changed_arrives);
     t->p = ev;
     t->drop = drop_p;
