@@ -353,7 +353,7 @@ static void on_failover(struct pair *p, bool force)
         pair_op_done(p, false, "this node is the primary already");
     else if (!p->store.open || !p->store.fit)
         pair_op_done(p, false, "this node's store can't serve: it is empty, incomplete or damaged");
-    else if (force && p->store.virgin)
+    else if (force && !p->store.end.epoch)
         pair_op_done(p, false,
                      "this store has never held anything: it would begin with an empty queue");
     else if (force)

@@ -33,8 +33,9 @@ static void draw_faults(struct sim *s)
     p->weight[rng_below(r, F_FORCE)] += 0.3;
     double force = rng_chance(r, s->with_force ? 0.6 : 0.04) ? 0.02 + 0.4 * rng_unit(r) : 0;
     p->weight[F_FORCE] = force;
-    if (p->weight[F_FORCE] > 0) /* nobody forces an empty store into service */
-        p->weight[F_EMPTY_STORE] = 0;
+    if (p->weight[F_FORCE] >
+        0) /* what a forced primary takes is on one store, till the other is back */
+        p->weight[F_EMPTY_STORE] = p->weight[F_ROLLBACK] = p->weight[F_CLONE] = 0;
     p->burst = rng_chance(r, 0.5) ? 0.6 * rng_unit(r) : 0;
     p->fault_every = rng_skewed(r, 150 * MS, 6 * SEC);
     draw_weather(s, &p->weather);
