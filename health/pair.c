@@ -252,6 +252,7 @@ static void on_replication(struct pair *p, const struct pair_event *ev)
     switch (ev->type) {
     case PE_PROMOTED:
         p->promoted = true;
+        p->in_doubt = ev->in_doubt;
         break;
     case PE_PROMOTE_FAILED:
         p->promote_failed = true;

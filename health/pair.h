@@ -111,7 +111,8 @@ struct pair_event {
     struct store_id follower;
     uint32_t epoch;
     struct pos pos;
-    int outcome; /* REGISTER: enum register_outcome; JUDGED: enum judgement */
+    uint32_t in_doubt; /* PROMOTED: recipients that the old primary may have sent */
+    int outcome;       /* REGISTER: enum register_outcome; JUDGED: enum judgement */
     struct record record;
     bool flag; /* HEARTBEAT: proven; AUTO_TAKEOVER: on; STALLED: it does; OP_FAILOVER: --force */
     int64_t wall_ms; /* HEARTBEAT: own wall clock at receipt; 0: unknown */

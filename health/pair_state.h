@@ -118,6 +118,7 @@ struct pair {
     uint32_t op_epoch;
 
     uint64_t lsn_own, lsn_committed;
+    uint32_t in_doubt; /* after the newest promotion */
     struct pair_takeover takeovers[PAIR_TAKEOVERS];
     unsigned n_takeovers;
 };

@@ -252,6 +252,7 @@ static void note_takeover(struct pair *p)
     struct pair_takeover *t = &p->takeovers[0];
     *t = (struct pair_takeover){.from = p->from, .to = node_letter(p->cfg.self)};
     t->duration_ns = p->now - p->order_at;
+    t->in_doubt = p->in_doubt;
     memcpy(t->reason, p->reason, sizeof t->reason);
     if (p->n_takeovers < PAIR_TAKEOVERS)
         p->n_takeovers++;

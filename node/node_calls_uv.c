@@ -172,10 +172,12 @@ static void replication_report(void *ctx, const struct pair_event *ev)
     tell_health(ctx, ev);
 }
 
-static void replication_watermark(void *ctx, uint32_t epoch, uint64_t committed, uint64_t settled)
+static void replication_watermark(void *ctx, uint32_t epoch, uint64_t committed, uint64_t settled,
+                                  uint64_t noted)
 {
     struct node *n = ctx;
-    struct node_mail m = {.mark = {.epoch = epoch, .committed = committed, .settled = settled}};
+    struct node_mail m = {
+        .mark = {.epoch = epoch, .committed = committed, .settled = settled, .noted = noted}};
     if (!enter(n))
         return;
     health_set_lsn(n->health, atomic_load(&n->own_lsn), committed);
@@ -332,6 +334,16 @@ static bool may_deliver(void *ctx)
     return n->serving && n->tail_released && health_may_deliver(n->health, clock_boot_ns());
 }
 
+/* On the relay's loop; replication stops after the relay has nothing more to note. */
+static void note(void *ctx, struct slice frame)
+{
+    struct node *n = ctx;
+    if (!enter(n))
+        return;
+    replication_notes(n->replication, frame);
+    leave(n);
+}
+
 /* A takeover with wall clocks apart must not expire what the old primary would have sent
  * (protocol 6, incident 27). A single node has one clock. */
 static bool may_expire(void *ctx)
@@ -415,5 +427,6 @@ struct control_hooks node_control_hooks(struct node *n)
 
 struct delivery_hooks node_delivery_hooks(struct node *n)
 {
-    return (struct delivery_hooks){.ctx = n, .may_deliver = may_deliver, .may_expire = may_expire};
+    return (struct delivery_hooks){
+        .ctx = n, .may_deliver = may_deliver, .may_expire = may_expire, .note = note};
 }

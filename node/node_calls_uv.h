@@ -35,7 +35,7 @@ struct node_mail {
         } opstate;
         struct {
             uint32_t epoch;
-            uint64_t committed, settled;
+            uint64_t committed, settled, noted;
         } mark;
     };
 };

@@ -63,6 +63,12 @@ static void settle_gate(struct node *n)
     publish(n);
 }
 
+static void take_mark(struct node *n)
+{
+    queue_watermark(n->queue, n->mark.epoch, n->mark.committed, n->mark.settled);
+    delivery_noted(n->delivery, n->mark.epoch, n->mark.noted);
+}
+
 static void serve(struct node *n, uint32_t epoch)
 {
     n->serving = epoch;
@@ -70,7 +76,7 @@ static void serve(struct node *n, uint32_t epoch)
     n->tail_released = false;
     queue_serve(n->queue, epoch);
     if (n->mark.epoch == epoch) /* it came before the order did */
-        queue_watermark(n->queue, epoch, n->mark.committed, n->mark.settled);
+        take_mark(n);
     settle_gate(n);
 }
 
@@ -233,8 +239,9 @@ static void on_mail(void *ctx, struct mail *mail)
         n->mark.epoch = m->mark.epoch;
         n->mark.committed = m->mark.committed;
         n->mark.settled = m->mark.settled;
+        n->mark.noted = m->mark.noted;
         if (n->serving == m->mark.epoch)
-            queue_watermark(n->queue, m->mark.epoch, m->mark.committed, m->mark.settled);
+            take_mark(n);
         break;
     case MAIL_EPOCH_OVER:
         epoch_over(n);

@@ -57,7 +57,7 @@ struct node {
     int exit_status;
     struct { /* the newest heard; may come before the order to serve */
         uint32_t epoch;
-        uint64_t committed, settled;
+        uint64_t committed, settled, noted;
     } mark;
     uint64_t ticks, last_alarm_ns, stop_by_ns;
     uint64_t serving_ns; /* since when it serves in its newest epoch; 0: not in this life */

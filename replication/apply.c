@@ -188,6 +188,7 @@ static int follow_marked(struct store *s, const struct row *in, const struct row
         /* As the primary judges it (rejoin.c): else its quarantined row would lose to the queued
          * one here, and the copies would differ once the mark is gone. */
         struct row_recipient own = here->recipient;
+        apply_orphan_note(&own);
         if (mark == UNMERGED_QUARANTINE && own.state == RCPT_QUEUED)
             own.state = RCPT_QUARANTINED;
         merge_recipient(&own, &in->recipient, &out.recipient);

@@ -48,11 +48,24 @@ int apply_purge(struct store *s, unsigned limit, bool *more);
 bool apply_number(struct buf *b, struct row *rows, unsigned n, uint32_t epoch, uint64_t *next);
 
 /* Takeover or restart (section 5): first lsn = end + 1; history row (epoch, mode); new lsns for all
- * unmerged rows, which are live from now on (quarantined where their class says so);
- * meta.epoch_seen. *first and *end return the new range. Refuses (STORE_CONFLICT) a copying or
- * unfit store. */
-int apply_promote(struct store *s, uint32_t epoch, enum history_mode mode, int64_t wall_ms,
-                  int64_t quarantine_ms, uint64_t *first, struct pos *end);
+ * unmerged rows, which are live from now on (quarantined where their class says so); what was
+ * noted and has no outcome here is in doubt (section 9), also in what is noted durably;
+ * meta.epoch_seen. Refuses (STORE_CONFLICT) a copying or unfit store. */
+struct promotion {
+    uint32_t epoch;
+    enum history_mode mode;
+    int64_t wall_ms, quarantine_ms, in_doubt_wait_ms;
+    struct slice noted; /* records of notes.h */
+};
+struct promoted {
+    uint64_t first; /* lsn of the epoch */
+    struct pos end;
+    uint32_t in_doubt; /* recipients */
+};
+int apply_promote(struct store *s, const struct promotion *p, struct promoted *out);
+/* As it stands under a primary that is no more: what it had noted durably may have been sent. True:
+ * the row is in doubt now. */
+bool apply_orphan_note(struct row_recipient *p);
 /* History row of the running epoch from `first`, replacing rows of that epoch at or above it. */
 int apply_mode(struct store *s, uint32_t epoch, enum history_mode mode, uint64_t first,
                struct pos committed);

@@ -5,6 +5,9 @@
  * store that the record, or the pending take-back, names (incidents 3 and 8): feed.c sees to the
  * first, commit_standby() to the second.
  *
+ * noted = waiting ? what the store that is waited for has heard of : all. Final dots wait for it
+ * (section 9).
+ *
  * A new epoch that waits begins with what was known to be committed before it, not with 0 and not
  * with the own end (incident 6).
  *
@@ -34,7 +37,8 @@ static void tell_watermark(struct replica *r)
     struct replica_effect fx = {.type = RX_WATERMARK,
                                 .epoch = r->p.epoch,
                                 .committed = r->p.committed,
-                                .settled = r->p.settled};
+                                .settled = r->p.settled,
+                                .noted = r->p.noted};
     replica_emit_fx(r, &fx);
 }
 
@@ -68,6 +72,7 @@ void commit_begin(struct replica *r, const struct store_reply *reply)
     *p = (struct primary){.epoch = epoch, .first = reply->first, .ring = ring};
     p->own = p->numbered = reply->meta.end.lsn;
     p->known = known_before(r, &reply->meta);
+    p->in_doubt = reply->n_rows;
     p->detached_ns = r->now;
     p->committed = p->own;
     if (r->promote_paired) {
@@ -99,6 +104,7 @@ void commit_take_back(struct replica *r, const struct store_id *store)
     wait_for(p, store, r->now);
     p->take_back = TB_DURABLE;
     p->take_back_target = p->own; /* all that was released before the waiting began */
+    p->take_back_notes = p->note_number;
     commit_update(r);
 }
 
@@ -115,7 +121,8 @@ static void take_back_step(struct replica *r)
         p->take_back = TB_MODE;
         p->take_back_cookie = replica_store(r, &q);
     }
-    if (p->take_back == TB_BOTH && !d->history_due && d->taken >= d->history_at) {
+    if (p->take_back == TB_BOTH && !d->history_due && d->taken >= d->history_at &&
+        d->noted >= p->take_back_notes) {
         p->take_back = TB_READY;
         replica_report(r, PE_TAKE_BACK_READY, &p->waits_for);
     }
@@ -182,7 +189,7 @@ static void drain_step(struct replica *r)
     struct primary *p = &r->p;
     if (!p->draining || p->drained || !p->writer_closed || !commit_standby(p))
         return;
-    if (p->own < p->numbered || p->feed.durable < p->numbered)
+    if (p->own < p->numbered || p->feed.durable < p->numbered || p->feed.noted < p->note_number)
         return;
     p->drained = true;
     replica_report(r, PE_DRAINED, &p->feed.store);
@@ -206,9 +213,13 @@ void commit_update(struct replica *r)
     uint64_t settled = received > p->settled ? received : p->settled;
     if (committed > settled)
         settled = committed;
-    bool moved = committed != p->committed || settled != p->settled;
+    uint64_t told = !p->waiting ? p->note_number : standby ? p->feed.noted : 0;
+    told = BATON_MUTANT(NOTE_AFTER_DOT, p->note_number, told);
+    uint64_t noted = told > p->noted ? told : p->noted;
+    bool moved = committed != p->committed || settled != p->settled || noted != p->noted;
     p->committed = committed;
     p->settled = settled;
+    p->noted = noted;
     if (moved)
         tell_watermark(r);
     take_back_step(r);

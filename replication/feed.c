@@ -228,6 +228,55 @@ static void on_hello(struct replica *r, struct slice payload)
         feed_lost(r, "the standby waits for its operator");
 }
 
+/* ---- notes (protocol 9) ---- */
+
+/* All that is noted: what the follower had noted before doesn't count. */
+static void send_notes(struct replica *r)
+{
+    struct primary *p = &r->p;
+    struct feed *d = &p->feed;
+    size_t from = 0;
+    bool anew = true, ok = true;
+    do {
+        struct buf records;
+        buf_init(&records, NOTES_BYTES_MAX);
+        ok = notes_encode(&r->notes, &records, &from, NOTES_FRAME_BYTES);
+        bool last = from == r->notes.n;
+        ok = ok && note_encode_head(&r->out, p->epoch, anew, last ? p->note_number : 0) &&
+             buf_append_slice(&r->out, buf_slice(&records));
+        buf_free(&records);
+        assert(ok);
+        replica_send(r, d->link, FRAME_NOTE, NULL);
+        anew = false;
+    } while (ok && from < r->notes.n);
+    d->notes_sent = p->note_number;
+    d->notes_due = false;
+}
+
+void feed_note(struct replica *r, struct slice frame)
+{
+    struct feed *d = &r->p.feed;
+    if (d->state < FEED_READING)
+        return; /* all is told when it attaches */
+    d->notes_due = d->notes_due || d->notes_sent - d->noted >= NOTE_FRAMES_MAX;
+    if (d->notes_due)
+        return;
+    bool ok = buf_append_slice(&r->out, frame);
+    assert(ok);
+    (void)ok;
+    replica_send(r, d->link, FRAME_NOTE, NULL);
+    d->notes_sent = r->p.note_number;
+}
+
+static void on_noted(struct replica *r, uint64_t number)
+{
+    struct feed *d = &r->p.feed;
+    if (number > d->noted)
+        d->noted = number;
+    if (d->notes_due && d->noted == d->notes_sent)
+        send_notes(r);
+}
+
 /* ---- acknowledgements ---- */
 
 static void attach(struct replica *r, const struct frame_ack *a)
@@ -243,6 +292,8 @@ static void attach(struct replica *r, const struct frame_ack *a)
     d->since_ns = r->now;
     d->cursor = d->start;
     d->received = d->durable = a->durable;
+    if (BATON_MUTANT(NOTE_NOT_RESENT, false, true))
+        send_notes(r);
     replica_report(r, PE_ATTACHED, &d->store);
     commit_update(r);
     feed_pump(r);
@@ -262,7 +313,7 @@ static void on_ack(struct replica *r, struct slice payload)
         return;
     }
     if (d->state < FEED_READING || !store_id_eq(&a.store, &d->store) || a.received > d->cursor ||
-        a.taken > d->sent) {
+        a.taken > d->sent || a.noted > d->notes_sent) {
         feed_lost(r, "the standby acknowledges what it never got");
         return;
     }
@@ -272,6 +323,7 @@ static void on_ack(struct replica *r, struct slice payload)
         d->durable = a.durable;
     if (a.taken > d->taken)
         d->taken = a.taken;
+    on_noted(r, a.noted);
     if (!store_id_eq(&p->acked_store, &d->store)) {
         p->acked_store = d->store;
         p->acked = 0;

@@ -119,7 +119,7 @@ void follow_link_up(struct replica *r, uint64_t link)
     f->link = link;
     f->session = ++r->sessions;
     f->state = FOLLOW_SETTLE;
-    f->received = f->durable = f->taken = f->held = 0;
+    f->received = f->durable = f->taken = f->noted = f->held = 0;
     f->upload_sequence = 0;
     f->uploaded = f->copy_after = false;
     if (!r->writes)
@@ -134,7 +134,8 @@ static void send_ack(struct replica *r)
                           .epoch = f->epoch,
                           .received = f->received,
                           .durable = BATON_MUTANT(RECEIVED_IS_DURABLE, f->received, f->durable),
-                          .taken = f->taken};
+                          .taken = f->taken,
+                          .noted = f->noted};
     bool ok = ack_encode(&r->out, &a);
     assert(ok);
     (void)ok;
@@ -393,6 +394,21 @@ static void on_committed(struct replica *r, struct slice payload)
     replica_store(r, &q);
 }
 
+/* Kept in memory, acknowledged at once: what has no outcome here when this node takes over is in
+ * doubt (protocol 9). */
+static void on_note(struct replica *r, struct slice payload)
+{
+    struct frame_note n;
+    if (!note_decode(payload, &n) || n.epoch != r->f.epoch || !notes_take(&r->notes, &n)) {
+        follow_lost(r, "malformed note, or too many, or of another epoch");
+        return;
+    }
+    if (n.number <= r->f.noted)
+        return;
+    r->f.noted = n.number;
+    send_ack(r);
+}
+
 /* ---- uploading what only this store has ---- */
 
 static void on_unmerged_rows(struct replica *r, struct store_reply *reply)
@@ -582,6 +598,8 @@ void follow_frame(struct replica *r, uint8_t type, struct slice payload)
         on_batch(r, payload);
     else if (type == FRAME_COMMITTED && f->state == FOLLOW_ATTACHED)
         on_committed(r, payload);
+    else if (type == FRAME_NOTE && f->state == FOLLOW_ATTACHED)
+        on_note(r, payload);
     else if (type == FRAME_MERGED && talks)
         on_merged(r, payload);
     else

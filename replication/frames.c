@@ -103,7 +103,8 @@ bool welcome_decode(struct slice s, struct frame_welcome *w)
 bool ack_encode(struct buf *b, const struct frame_ack *a)
 {
     return wire_put_raw(b, a->store.b, STORE_ID_BYTES) && wire_put_u32(b, a->epoch) &&
-           wire_put_u64(b, a->received) && wire_put_u64(b, a->durable) && wire_put_u64(b, a->taken);
+           wire_put_u64(b, a->received) && wire_put_u64(b, a->durable) &&
+           wire_put_u64(b, a->taken) && wire_put_u64(b, a->noted);
 }
 
 bool ack_decode(struct slice s, struct frame_ack *a)
@@ -114,6 +115,7 @@ bool ack_decode(struct slice s, struct frame_ack *a)
     a->received = wire_get_u64(&r);
     a->durable = wire_get_u64(&r);
     a->taken = wire_get_u64(&r);
+    a->noted = wire_get_u64(&r);
     return wire_done(&r) && a->durable <= a->received;
 }
 

@@ -53,6 +53,7 @@ struct frame_ack {
     uint32_t epoch;
     uint64_t received, durable; /* last consistent lsn in memory, on disk */
     uint64_t taken;             /* bytes of BATCH payloads applied on this connection: the window */
+    uint64_t noted;             /* highest number of a NOTE that came on this connection */
 };
 
 struct frame_unmerged {

@@ -21,6 +21,10 @@ static int slice_cmp(struct slice a, struct slice b)
 static int compare_recipient(const struct row_recipient *a, const struct row_recipient *b)
 {
     int c = BATON_MUTANT(QUEUED_WINS, 0, rank(a->state) - rank(b->state));
+    /* Of two that are still queued, the one that knows the outcome of one more attempt: it settles
+     * what is in doubt at the other (section 9), though that row is newer. */
+    if (!c && !rcpt_terminal(a->state) && !rcpt_terminal(b->state))
+        c = (a->attempts > b->attempts) - (a->attempts < b->attempts);
     if (!c)
         c = pos_cmp(a->pos, b->pos);
     /* The rest only decides between rows that should be equal: any order will do as long as both
@@ -38,14 +42,26 @@ static int compare_recipient(const struct row_recipient *a, const struct row_rec
     return c;
 }
 
+/* Of two rows that know of equally many attempts the more careful doubt stays. */
+static void merge_doubt(const struct row_recipient *a, const struct row_recipient *b,
+                        struct row_recipient *out)
+{
+    if (a->attempts != b->attempts || rank(a->state) != rank(b->state))
+        return;
+    out->in_doubt = a->in_doubt > b->in_doubt ? a->in_doubt : b->in_doubt;
+    out->held |= (a->held | b->held) & HELD_IN_DOUBT;
+}
+
 bool merge_recipient(const struct row_recipient *a, const struct row_recipient *b,
                      struct row_recipient *out)
 {
     bool b_wins = compare_recipient(b, a) > 0;
     struct row_recipient r = b_wins ? *b : *a;
-    if (!rcpt_terminal(r.state))
-        r.held = a->held | b->held; /* the more restrictive */
-    bool changed = b_wins || r.held != a->held;
+    if (!rcpt_terminal(r.state)) {
+        r.held |= (a->held | b->held) & HELD_OPERATOR; /* the more restrictive */
+        merge_doubt(a, b, &r);
+    }
+    bool changed = b_wins || r.held != a->held || r.in_doubt != a->in_doubt;
     *out = r;
     return changed;
 }

@@ -226,6 +226,25 @@ int own_supersede(struct own *o, uint64_t twin, const struct row_message *accept
     return err || !x.n ? err : own_finish(o, twin);
 }
 
+int own_note(struct own *o, uint64_t id, uint32_t index, enum doubt wanted, bool *done)
+{
+    struct row key = {.type = ROW_RECIPIENT, .recipient = {.id = id, .index = index}}, here;
+    enum unmerged_class mark;
+    *done = false;
+    int err = o->store->ops->get(o->store, &key, &here, &mark);
+    if (err)
+        return err == STORE_NOT_FOUND ? STORE_OK : err;
+    struct row_recipient *p = &here.recipient;
+    if (p->state != RCPT_QUEUED || p->held & HELD_IN_DOUBT)
+        return STORE_OK;
+    *done = true;
+    if (p->in_doubt == wanted)
+        return STORE_OK;
+    p->in_doubt = (uint8_t)wanted;
+    buf_clear(&o->scratch); /* the store's answer ends with the next call */
+    return row_encode(&o->scratch, &here) ? put_scratch(o) : STORE_FULL;
+}
+
 struct batch own_batch(const struct own *o, struct pos committed)
 {
     assert(o->next > o->first);

@@ -43,9 +43,13 @@ int own_merge(struct own *o, const struct row *theirs, enum unmerged_class as,
 /* `accepted` (with its recipients) has just been put: its quarantined recipients in the message
  * `twin` are superseded, if that is the same message. *n counts them. */
 int own_supersede(struct own *o, uint64_t twin, const struct row_message *accepted, uint64_t *n);
-/* A recipient of message `parent` that had failed turns out to be delivered: bounces that nothing is
- * left to tell of are cancelled, if they are still queued (protocol 3, incident 21). */
+/* A recipient of message `parent` that had failed turns out to be delivered: bounces that nothing
+ * is left to tell of are cancelled, if they are still queued (protocol 3, incident 21). */
 int own_recall(struct own *o, uint64_t parent);
+/* Policy `hold` (section 9): the recipient is noted durably, or, wanted = DOUBT_NONE, was not sent
+ * after all. *done: it stands there as wanted; false: it is finished or in doubt, and left alone.
+ */
+int own_note(struct own *o, uint64_t id, uint32_t index, enum doubt wanted, bool *done);
 /* The batch as it is now (rows borrowed from o). */
 struct batch own_batch(const struct own *o, struct pos committed);
 /* Writes meta.end and commits. */

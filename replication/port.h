@@ -26,8 +26,8 @@ struct own_batch {
 };
 
 enum store_request_type {
-    SR_PROMOTE = 1, /* apply_promote(epoch, mode); opens the writer: relay's operations are taken
-                       from now on */
+    SR_PROMOTE = 1, /* apply_promote(epoch, mode, bytes = what is noted); n_rows of the reply: put
+                       in doubt; opens the writer: relay's operations are taken from now on */
     SR_MODE,        /* apply_mode(epoch, mode, first); first = 0: the next lsn */
     SR_CLOSE,  /* closes the writer: operations not yet numbered fail with "not primary"; answered
                   after the last commit */

@@ -8,6 +8,7 @@
 #include "replication/apply.h"
 #include "replication/merge.h"
 #include "replication/moved.h"
+#include "replication/notes.h"
 
 enum { ROW_BYTES_MAX = 1 << 20 }; /* one encoded row: 64 KiB of body, 16 KiB of prefix, text */
 
@@ -253,8 +254,8 @@ static int renumber_row(struct store *s, const struct row *key, uint32_t epoch, 
     return s->ops->put(s, &row, UNMERGED_NONE);
 }
 
-static int renumber(struct store *s, const struct store_meta *meta, uint32_t epoch, uint64_t *next,
-                    int64_t wall_ms, int64_t quarantine_ms)
+static int renumber(struct store *s, const struct store_meta *meta, const struct promotion *p,
+                    uint64_t *next)
 {
     struct keys k = {.full = false};
     /* Few rows by protocol 5: what one rejoin left unmerged. The cap keeps a takeover that finds
@@ -272,7 +273,7 @@ static int renumber(struct store *s, const struct store_meta *meta, uint32_t epo
     while (!err && r.n) {
         struct row key;
         err = row_decode(&r, &key)
-                  ? renumber_row(s, &key, epoch, next, wall_ms, quarantine_ms, &copy)
+                  ? renumber_row(s, &key, p->epoch, next, p->wall_ms, p->quarantine_ms, &copy)
                   : STORE_CORRUPT;
     }
     buf_free(&copy);
@@ -280,32 +281,111 @@ static int renumber(struct store *s, const struct store_meta *meta, uint32_t epo
     return err;
 }
 
-int apply_promote(struct store *s, uint32_t epoch, enum history_mode mode, int64_t wall_ms,
-                  int64_t quarantine_ms, uint64_t *first, struct pos *end)
+/* --- what is in doubt (section 9) --- */
+
+bool apply_orphan_note(struct row_recipient *p)
+{
+    if (p->state != RCPT_QUEUED || p->in_doubt != DOUBT_NOTED)
+        return false;
+    p->in_doubt = DOUBT_YES;
+    p->held |= HELD_IN_DOUBT;
+    return true;
+}
+
+/* Under `resend` it goes out again, but not at once: an old primary that comes right back knows
+ * what became of it. */
+static bool doubt_resend(struct row_recipient *p, uint32_t attempts, int64_t next_ms)
+{
+    if (p->state != RCPT_QUEUED || p->attempts != attempts || p->in_doubt == DOUBT_YES)
+        return false;
+    p->in_doubt = DOUBT_YES;
+    if (p->next_ms < next_ms)
+        p->next_ms = next_ms;
+    return true;
+}
+
+/* attempts NULL: a durable note. */
+static int doubt_row(struct store *s, uint64_t id, uint32_t index, const uint32_t *attempts,
+                     const struct promotion *p, uint64_t *next, uint32_t *n)
+{
+    struct row key = {.type = ROW_RECIPIENT, .recipient = {.id = id, .index = index}}, row;
+    enum unmerged_class mark;
+    int err = s->ops->get(s, &key, &row, &mark);
+    if (err)
+        return err == STORE_NOT_FOUND ? STORE_OK : err; /* finished, and purged */
+    bool yes = attempts ? doubt_resend(&row.recipient, *attempts, p->wall_ms + p->in_doubt_wait_ms)
+                        : apply_orphan_note(&row.recipient);
+    if (!yes)
+        return STORE_OK;
+    /* The answer of the store ends with the next call. */
+    struct buf copy;
+    buf_init(&copy, ROW_BYTES_MAX);
+    struct row own;
+    bool ok = row_encode(&copy, &row);
+    struct wire_reader r = wire_read(buf_slice(&copy));
+    ok = ok && row_decode(&r, &own);
+    if (ok) {
+        row_set_pos(&own, (struct pos){p->epoch, *next});
+        ++*next;
+        ++*n;
+    }
+    err = ok ? s->ops->put(s, &own, UNMERGED_NONE) : STORE_CORRUPT;
+    buf_free(&copy);
+    return err;
+}
+
+/* As many as there were connections: it doesn't grow with the queue. */
+static int doubt(struct store *s, const struct promotion *p, uint64_t *next, uint32_t *n)
+{
+    struct keys k = {.full = false};
+    buf_init(&k.b, (size_t)1 << 30);
+    int err = s->ops->each_noted(s, collect, &k);
+    if (!err && k.full)
+        err = STORE_FULL;
+    struct wire_reader r = wire_read(buf_slice(&k.b));
+    while (!err && r.n) {
+        struct row key;
+        err = row_decode(&r, &key)
+                  ? doubt_row(s, key.recipient.id, key.recipient.index, NULL, p, next, n)
+                  : STORE_CORRUPT;
+    }
+    buf_free(&k.b);
+    struct note_reader notes = {.r = wire_read(p->noted)};
+    struct note_recipient x;
+    uint64_t id;
+    while (!err && notes_next(&notes, &id, &x))
+        err = doubt_row(s, id, x.index, &x.attempts, p, next, n);
+    return err;
+}
+
+int apply_promote(struct store *s, const struct promotion *p, struct promoted *out)
 {
     struct store_meta meta;
     s->ops->get_meta(s, &meta);
-    if (meta.copying || meta.unfit || epoch < meta.epoch_seen || epoch <= meta.end.epoch)
+    if (meta.copying || meta.unfit || p->epoch < meta.epoch_seen || p->epoch <= meta.end.epoch)
         return STORE_CONFLICT;
     int err = s->ops->begin(s);
     if (err)
         return err;
-    uint64_t next = *first = meta.end.lsn + 1;
-    err = renumber(s, &meta, epoch, &next, wall_ms, quarantine_ms);
+    uint64_t next = meta.end.lsn + 1;
+    *out = (struct promoted){.first = next};
+    err = renumber(s, &meta, p, &next);
+    if (!err)
+        err = doubt(s, p, &next, &out->in_doubt);
     /* Adopted history beyond the own end describes nothing that is here. */
     struct history *h = &meta.history;
     while (h->n &&
-           (h->row[h->n - 1].first_lsn > meta.end.lsn + 1 || h->row[h->n - 1].epoch >= epoch))
+           (h->row[h->n - 1].first_lsn > meta.end.lsn + 1 || h->row[h->n - 1].epoch >= p->epoch))
         h->n--;
-    history_add(h, (struct history_row){epoch, (uint8_t)mode, *first});
-    meta.end = (struct pos){epoch, next - 1};
-    meta.epoch_seen = epoch;
-    meta.written_ms = wall_ms;
+    history_add(h, (struct history_row){p->epoch, (uint8_t)p->mode, out->first});
+    meta.end = (struct pos){p->epoch, next - 1};
+    meta.epoch_seen = p->epoch;
+    meta.written_ms = p->wall_ms;
     err = finish(s, err ? err : s->ops->set_meta(s, &meta));
     if (err)
         return err;
     s->cursor = 0;
-    *end = meta.end;
+    out->end = meta.end;
     return STORE_OK;
 }
 
@@ -410,6 +490,7 @@ static int merge_one_recipient(struct store *s, const struct row *theirs, enum u
     err = judge(s, &own.recipient, as, wall_ms, quarantine_ms);
     if (err)
         return err;
+    apply_orphan_note(&own.recipient);
     err = s->ops->get(s, &own, &here, &mark);
     if (err == STORE_NOT_FOUND)
         return emit(out, n_rows, &own);

@@ -43,6 +43,7 @@ void replica_free(struct replica *r)
     if (!r)
         return;
     ring_clear(&r->p.ring);
+    notes_clear(&r->notes);
     shared_unref(r->f.uploading);
     free(r->pending);
     buf_free(&r->out);
@@ -69,8 +70,10 @@ void replica_report(struct replica *r, enum pair_event_type type, const struct s
     struct replica_effect fx = {.type = RX_REPORT, .report = {.type = type, .epoch = r->p.epoch}};
     if (store)
         fx.report.follower = *store;
-    if (type == PE_PROMOTED)
+    if (type == PE_PROMOTED) {
         fx.report.pos = (struct pos){r->p.epoch, r->p.own};
+        fx.report.in_doubt = r->p.in_doubt;
+    }
     replica_emit_fx(r, &fx);
 }
 
@@ -103,6 +106,22 @@ uint64_t replica_store(struct replica *r, struct store_request *q)
 
 /* ---- what the pair core orders ---- */
 
+/* What is noted goes with the promotion: that is the list of what is in doubt (section 9). */
+static struct shared *noted(const struct replica *r)
+{
+    struct buf b;
+    size_t from = 0;
+    if (!r->notes.n)
+        return NULL;
+    buf_init(&b, NOTES_BYTES_MAX);
+    bool ok = notes_encode(&r->notes, &b, &from, NOTES_BYTES_MAX);
+    assert(ok && from == r->notes.n);
+    (void)ok;
+    struct shared *s = shared_new(buf_slice(&b));
+    buf_free(&b);
+    return s;
+}
+
 static void promote(struct replica *r, const struct pair_effect *fx)
 {
     assert(r->role == IDLE || r->role == FOLLOWS);
@@ -120,7 +139,8 @@ static void promote(struct replica *r, const struct pair_effect *fx)
                               .epoch = fx->epoch,
                               .mode = r->promote_paired   ? MODE_PAIRED
                                       : fx->record.forced ? MODE_FORCED
-                                                          : MODE_SOLO};
+                                                          : MODE_SOLO,
+                              .bytes = noted(r)};
     r->promote_cookie = replica_store(r, &q);
 }
 
@@ -208,6 +228,7 @@ static void promoted(struct replica *r, const struct store_reply *reply)
         return;
     }
     r->role = PRIMARY;
+    notes_clear(&r->notes);
     commit_begin(r, reply);
 }
 
@@ -260,6 +281,23 @@ static void on_durable(struct replica *r, struct pos end)
     feed_pump(r);
 }
 
+static void on_notes(struct replica *r, struct slice payload)
+{
+    struct primary *p = &r->p;
+    struct frame_note f;
+    bool ok = note_decode(payload, &f);
+    assert(ok);
+    if (r->role != PRIMARY || f.epoch != p->epoch)
+        return;
+    assert(f.number == p->note_number + 1 && !f.anew);
+    ok = notes_take(&r->notes, &f);
+    assert(ok); /* delivery keeps to its connections */
+    (void)ok;
+    p->note_number = f.number;
+    feed_note(r, payload);
+    commit_update(r);
+}
+
 /* ---- links ---- */
 
 static void on_link_up(struct replica *r, const struct replica_event *ev)
@@ -283,8 +321,8 @@ static void on_link_down(struct replica *r, uint64_t link)
 
 static void on_frame(struct replica *r, const struct replica_event *ev)
 {
-    if (ev->frame == FRAME_PING || ev->frame == FRAME_NOTE)
-        return; /* section 9's notes have their number; this version keeps none */
+    if (ev->frame == FRAME_PING)
+        return;
     if (r->role == FOLLOWS && r->f.link == ev->link)
         follow_frame(r, ev->frame, ev->payload);
     else if (r->role == PRIMARY && r->p.feed.link == ev->link)
@@ -312,6 +350,8 @@ static void assert_replica(const struct replica *r)
         assert(p->epoch && p->first);
         assert(p->committed <= p->own && p->own <= p->numbered); /* invariant 5 */
         assert(p->settled <= p->own);
+        assert(p->noted <= p->note_number && d->noted <= d->notes_sent &&
+               d->notes_sent <= p->note_number);
         assert(!p->waiting || !store_id_eq(&p->waits_for, &(struct store_id){{0}}));
         assert(p->take_back == TB_NONE || p->waiting);
         assert((d->state == FEED_NONE) == (d->link == 0));
@@ -348,6 +388,9 @@ void replica_step(struct replica *r, const struct replica_event *ev, uint64_t no
         break;
     case RE_DURABLE:
         on_durable(r, ev->pos);
+        break;
+    case RE_NOTES:
+        on_notes(r, ev->payload);
         break;
     case RE_LINK_UP:
         on_link_up(r, ev);

@@ -27,6 +27,7 @@ enum replica_event_type {
     RE_STORE,   /* reply of the storage thread */
     RE_BATCH,   /* own batch handed over, not yet durable */
     RE_DURABLE, /* own transactions up to pos are durable */
+    RE_NOTES,   /* payload: a frame of notes.h, as delivery makes them in the running epoch */
     RE_LINK_UP, /* an authenticated connection with the peer: outgoing (we follow) or incoming;
                    `link` names it */
     RE_LINK_DOWN,
@@ -57,7 +58,7 @@ enum replica_effect_type {
     RX_HANG_UP,    /* no more dialling */
     RX_CLOSE,      /* close link; text says why */
     RX_STORE,      /* request for the storage thread (or its reader) */
-    RX_WATERMARK,  /* epoch, committed, settled (protocol 4.3, 4.5) */
+    RX_WATERMARK,  /* epoch, committed, settled (protocol 4.3, 4.5), noted (9) */
     RX_EPOCH_OVER, /* the epoch has ended here: whatever waits in it stays undecided */
     RX_REPORT,     /* an event for the pair core */
     RX_OP_DONE,    /* op, ok, text: the answer to an operator */
@@ -72,7 +73,7 @@ struct replica_effect {
         *shared; /* SEND: payload continues with these bytes (not copied; borrowed), may be NULL */
     struct store_request *request; /* copied by the driver */
     uint32_t epoch;
-    uint64_t committed, settled;
+    uint64_t committed, settled, noted;
     struct pair_event report;
     uint64_t op;
     bool ok;
@@ -87,13 +88,14 @@ enum frame_type {
                         copy */
     FRAME_REFUSED,   /* text; the connection closes */
     FRAME_BATCH,     /* encoded batch; without rows where only the history has grown */
-    FRAME_ACK, /* store id, epoch, received lsn, durable lsn, bytes applied. The first one on a
-                  link says that the follower has adopted, and is now attached */
+    FRAME_ACK, /* store id, epoch, received lsn, durable lsn, bytes applied, notes received. The
+                  first one on a link says that the follower has adopted, and is now attached */
     FRAME_COMMITTED, /* epoch, committed: when there is no batch to carry it */
     FRAME_UNMERGED,  /* follower: sequence, n rows as (class, row); empty and last = true: that was
                         all. The next one only after MERGED */
     FRAME_MERGED,    /* primary: up to this sequence durable (and committed as the mode asks) */
-    FRAME_NOTE,      /* deliveries about to get their final dot (section 9) */
+    FRAME_NOTE,      /* deliveries about to get their final dot (section 9); the first one after
+                        the attachment replaces all that was noted */
     FRAME_PING,
 };
 enum { FRAME_MAX = 16 << 20 };

@@ -6,6 +6,7 @@
 #define BATON_REPLICATION_REPLICA_STATE_H
 
 #include "replication/frames.h"
+#include "replication/notes.h"
 #include "replication/replica.h"
 #include "replication/ring.h"
 
@@ -14,6 +15,7 @@ enum {
     UPLOAD_BYTES = 512 << 10,
     WAIT_DIAL_NS = 1000000000,     /* asks the primary again while the operator hasn't decided */
     COMMITTED_EVERY_NS = 20000000, /* bounded delay of a committed lsn that no batch carries */
+    NOTE_FRAMES_MAX = 1024,        /* on their way; then all is told anew when these have come */
 };
 
 enum replica_role { IDLE, PROMOTING, PRIMARY, CLOSING, FOLLOWS };
@@ -38,6 +40,8 @@ struct feed {
     uint64_t read;              /* cookie of the read under way; 0: none */
     uint64_t received, durable; /* acknowledged on this link */
     uint64_t sent, taken;       /* bytes of BATCH payloads */
+    uint64_t notes_sent, noted; /* newest NOTE sent and acknowledged */
+    bool notes_due;             /* all of them, anew */
     uint64_t committed_sent;
     bool history_due;    /* a history row was written since the last batch with a history */
     uint64_t history_at; /* `sent` after that batch: it is durable there once taken is as high */
@@ -55,18 +59,22 @@ struct primary {
     uint64_t first;         /* of the epoch */
     uint64_t own, numbered; /* durable here; given out */
     uint64_t committed, settled;
+    /* The newest NOTE of delivery, and up to which one final dots may go (section 9). */
+    uint64_t note_number, noted;
     bool waiting; /* paired, or a change of the record is pending (protocol 4.5) */
     struct store_id waits_for;
     uint64_t waiting_since_ns;
     bool slow_told;
     uint64_t detached_ns;
-    struct pos known; /* committed in the epoch before: the old primary must hold it */
+    uint32_t in_doubt; /* at its beginning */
+    struct pos known;  /* committed in the epoch before: the old primary must hold it */
     /* Highest lsn that a store acknowledged in this epoch. */
     struct store_id acked_store;
     uint64_t acked;
     uint64_t drop_cookie; /* SR_MODE(solo) under way; 0: none */
     enum take_back take_back;
     uint64_t take_back_target; /* own durable end when the waiting began */
+    uint64_t take_back_notes;  /* and the newest NOTE: its dots may be out already */
     uint64_t take_back_cookie;
     bool draining, drained; /* writer closing for a hand-over; standby has everything */
     uint64_t drain_cookie;
@@ -94,7 +102,7 @@ struct follow {
     uint16_t version; /* as the primary's WELCOME says */
     uint64_t session; /* new with each link: replies of older requests don't count */
     uint64_t cookie;  /* of the step under way (EPOCH_SEEN, ADOPT, WIPE, UNMERGED, UNMARK) */
-    uint64_t received, durable, taken;
+    uint64_t received, durable, taken, noted;
     uint64_t held;         /* bytes of batches under way */
     uint64_t primary_last; /* its newest lsn, as far as told */
     struct pos committed;
@@ -134,6 +142,9 @@ struct replica {
     bool waits;         /* follower: away for too long, the operator has to decide */
     struct pos waits_shared;
     enum rejoin_order order;
+    /* What is noted: a primary's own, or what the followed one told. It stays when the epoch ends,
+     * for the takeover that may follow, until a primary tells anew. */
+    struct notes notes;
     struct pending *pending;
     size_t n_pending, cap_pending, head_pending;
     unsigned writes; /* follower: requests under way that change the store, of any session */
@@ -172,6 +183,7 @@ void feed_frame(struct replica *r, uint8_t type, struct slice payload);
 void feed_pump(struct replica *r);
 void feed_committed(struct replica *r); /* tell the committed lsn where it is due */
 bool feed_reply(struct replica *r, struct store_reply *reply);
+void feed_note(struct replica *r, struct slice frame); /* a NOTE that delivery has just made */
 void feed_merged(struct replica *r); /* what was merged may be durable and committed now */
 
 /* follow.c: the follower's side. */

@@ -270,7 +270,7 @@ static void carry_out(void *ctx, const struct replica_effect *fx)
         r->hooks.store(r->hooks.ctx, fx->request);
         break;
     case RX_WATERMARK:
-        r->hooks.watermark(r->hooks.ctx, fx->epoch, fx->committed, fx->settled);
+        r->hooks.watermark(r->hooks.ctx, fx->epoch, fx->committed, fx->settled, fx->noted);
         break;
     case RX_EPOCH_OVER:
         r->hooks.epoch_over(r->hooks.ctx);
@@ -328,7 +328,15 @@ static void on_prepare(uv_prepare_t *h)
             link_flush(r->links[i]);
 }
 
-enum mail_type { MAIL_PAIR, MAIL_REPLY, MAIL_BATCH, MAIL_DURABLE, MAIL_EVENT, MAIL_STOP };
+enum mail_type {
+    MAIL_PAIR,
+    MAIL_REPLY,
+    MAIL_BATCH,
+    MAIL_DURABLE,
+    MAIL_EVENT,
+    MAIL_NOTES,
+    MAIL_STOP
+};
 struct letter {
     struct mail mail;
     union {
@@ -337,6 +345,7 @@ struct letter {
         struct own_batch batch;
         struct pos pos;
         struct replica_event event; /* one without pointers */
+        struct shared *notes;
     };
 };
 
@@ -379,6 +388,12 @@ static void on_mail(void *ctx, struct mail *m)
         break;
     case MAIL_EVENT:
         step(r, &x->event);
+        break;
+    case MAIL_NOTES:
+        ev = (struct replica_event){.type = RE_NOTES,
+                                    .payload = slice_of(x->notes->data, x->notes->n)};
+        step(r, &ev);
+        shared_unref(x->notes);
         break;
     case MAIL_STOP:
         stop(r);
@@ -549,6 +564,13 @@ void replication_rejoin(struct replication *r, bool discard, uint64_t op)
 {
     struct letter *x = letter(MAIL_EVENT, sizeof x->event);
     x->event = (struct replica_event){.type = RE_REJOIN, .flag = discard, .op = op};
+    mailbox_post(r->mailbox, &x->mail);
+}
+
+void replication_notes(struct replication *r, struct slice frame)
+{
+    struct letter *x = letter(MAIL_NOTES, sizeof x->notes);
+    x->notes = shared_new(frame);
     mailbox_post(r->mailbox, &x->mail);
 }
 

@@ -15,8 +15,8 @@ struct replication_hooks {
                   const struct store_request
                       *r); /* post to the storage thread (SR_CHANGES: its reader); copied */
     void (*report)(void *ctx, const struct pair_event *ev); /* post to health */
-    void (*watermark)(void *ctx, uint32_t epoch, uint64_t committed,
-                      uint64_t settled); /* post to relay and health_set_lsn */
+    void (*watermark)(void *ctx, uint32_t epoch, uint64_t committed, uint64_t settled,
+                      uint64_t noted); /* post to relay and health_set_lsn */
     void (*epoch_over)(void *ctx);
     void (*op_done)(void *ctx, uint64_t op, bool ok, const char *text); /* to an operator */
 };
@@ -33,6 +33,7 @@ void replication_batch(struct replication *r,
 void replication_durable(struct replication *r, struct pos end);
 /* The operator's word about a store that was away for too long; answered by hooks.op_done. */
 void replication_rejoin(struct replication *r, bool discard, uint64_t op);
+void replication_notes(struct replication *r, struct slice frame); /* RE_NOTES; copied */
 void replication_view(const struct replication *r,
                       struct replica_view *out); /* last published, at most 100 ms old */
 bool replication_alive(const struct replication *r, uint64_t max_age_ns);

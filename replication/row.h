@@ -75,14 +75,26 @@ enum notify_flags {
     NOTIFY_DELAY = 8
 }; /* 0: not given */
 
+/* What keeps it from being sent. */
+enum held_flags {
+    HELD_OPERATOR = 1,
+    HELD_IN_DOUBT = 2, /* policy `hold`: it may have been sent; an operator decides (section 9) */
+};
+/* Section 9. Of two copies the higher one is the more careful. */
+enum doubt {
+    DOUBT_NONE,
+    DOUBT_NOTED, /* policy `hold`: its final dot may go out at any moment */
+    DOUBT_YES,   /* it may have been sent before a takeover, or its reply was lost under `hold` */
+};
+
 struct row_recipient {
     uint64_t id;    /* message */
     uint32_t index; /* 0.. within the message */
     struct pos pos;
     uint8_t state;    /* enum recipient_state */
-    uint8_t held;     /* operator's hold */
+    uint8_t held;     /* enum held_flags; HELD_IN_DOUBT only with DOUBT_YES */
     uint8_t notify;   /* enum notify_flags */
-    uint8_t in_doubt; /* noted on the wire at a takeover (section 9) */
+    uint8_t in_doubt; /* enum doubt */
     uint32_t attempts;
     int64_t next_ms;       /* wall clock: next attempt, or release from quarantine */
     int64_t last_ms;       /* wall clock: last attempt; 0: none */

@@ -77,6 +77,8 @@ struct store_ops {
     int (*find_twin)(struct store *s, const struct row_message *m, uint64_t above, uint64_t *id);
     /* Messages whose parent is `parent` (bounces), by id. */
     int (*each_bounce)(struct store *s, uint64_t parent, store_row_fn fn, void *ctx);
+    /* Every queued recipient with DOUBT_NOTED (there are as many as connections). */
+    int (*each_noted)(struct store *s, store_row_fn fn, void *ctx);
     /* Deletes tombstones with done_ms < before_ms with all their rows, and chunks without a message
      * that were written (pos) in an epoch below meta.end.epoch; nothing that is marked unmerged. At
      * most limit messages; *more says that there are others. */

@@ -31,7 +31,10 @@
     X(EVERY_BOUNCE_STAYS, "a merge keeps bounces that nothing failed for (21)")                    \
     X(ETCD_READ_ONLY, "a read of etcd's key doesn't put it again (11)")                            \
     X(ETCD_TAG_ONLY, "etcd's key is compared by its record, not by its revision")                  \
-    X(ETCD_BACKUP_FOLLOWED, "a record restored from a backup of etcd is followed (25)")
+    X(ETCD_BACKUP_FOLLOWED, "a record restored from a backup of etcd is followed (25)")            \
+    X(NOTE_AFTER_DOT, "a final dot doesn't wait until the standby has its note")                   \
+    X(NOTE_NOT_RESENT, "what is noted isn't told again to a standby that attaches")                \
+    X(HOLD_NOTE_NOT_COMMITTED, "under `hold` a final dot doesn't wait for its durable note")
 
 enum baton_mutant {
     MUTANT_NONE,

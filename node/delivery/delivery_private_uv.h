@@ -1,6 +1,7 @@
 /* What the parts of delivery share. delivery_uv.c: life and timers; targets_uv.c: next hops;
  * intake_uv.c: from queue and disk into memory; link_uv.c: connections and transactions;
- * outcome_uv.c: results back to the queue. Only these include it. */
+ * notes_uv.c: what must be known elsewhere before a final dot; outcome_uv.c: results back to the
+ * queue. Only these include it. */
 #ifndef BATON_DELIVERY_PRIVATE_UV_H
 #define BATON_DELIVERY_PRIVATE_UV_H
 
@@ -8,10 +9,12 @@
 #include "node/delivery/client_uv.h"
 #include "node/delivery/delivery_uv.h"
 #include "node/delivery/destination.h"
+#include "node/delivery/dot.h"
 #include "node/delivery/hand.h"
 #include "node/delivery/hops_uv.h"
 #include "node/delivery/route.h"
 #include "node/queue/opstate.h"
+#include "replication/notes.h"
 
 enum {
     /* All that is in memory; the rest of the queue is on disk and found by scans. */
@@ -90,6 +93,8 @@ struct link {
     struct client_transaction tx;
     unsigned stage; /* of the body: 0 prefix, 1 body, 2 all given */
     bool body_wanted, dot_wanted, dot_out, damaged;
+    bool refused;          /* its rows have changed: they are read anew */
+    struct noting *noting; /* of the job */
     uint64_t body_given, body_asked;
     struct buf piece; /* read ahead */
     struct link_read *read;
@@ -128,6 +133,7 @@ struct delivery {
     struct tls_ctx *tls; /* NULL: policy none */
     struct dns *dns;
     uv_timer_t tick, housekeeping, due;
+    uv_prepare_t round; /* before the loop waits: notes go out together */
     int64_t due_at_ms;
     unsigned handles;
     uint64_t refs; /* callbacks that the queue still owes us */
@@ -148,7 +154,11 @@ struct delivery {
     struct scan scan;
     struct pauses pauses;
     unsigned n_links, dots, n_resolving;
-    uint64_t n_outcomes;
+    uint64_t n_outcomes;   /* and other changes that a hand-over waits for */
+    struct buf note_frame; /* on its way with this round of the loop */
+    uint32_t note_epoch;
+    uint64_t note_key, note_number, noted;
+    struct noting *notings, *notings_last; /* whose answer is due, by number */
     struct delivery_stats totals;
     unsigned second_at, per_second[RATE_SECONDS];
 };
@@ -194,13 +204,29 @@ void intake_reset(struct delivery *d);
 void target_pump(struct target *t);
 void link_settled(struct link *l);
 void link_try_dot(struct link *l);
+void link_refuse(struct link *l);  /* no dot for this job: it goes back to disk */
 void links_drop(struct target *t); /* all connections, at once */
 void target_close_idle(struct target *t, uint64_t idle_for_ms);
+
+/* notes_uv.c */
+void noting_start(struct link *l); /* its job begins */
+void noting_end(struct link *l);   /* its job is over; outcomes may still hold the note */
+struct noting *noting_ref(struct noting *x);
+void noting_unref(struct noting *x, bool settled); /* NULL: none */
+struct dot noting_dot(const struct link *l);
+/* Under `hold`: these wait again without an outcome; they weren't sent. */
+void noting_take_back(struct delivery *d, const struct letter *letter,
+                      const struct row_recipient *rows, unsigned n);
+void noting_pause(struct delivery *d);
+void noting_resume(struct delivery *d);
+void noting_forget(struct delivery *d); /* the epoch is over */
+void noting_flush(struct delivery *d);
 
 /* outcome_uv.c */
 struct result { /* of one recipient */
     struct row_recipient *row;
     const struct reply *reply; /* NULL: expired without an attempt */
+    bool in_doubt;             /* sent, not answered, and not to be sent twice */
     bool dsn_passed_on;
     bool suppressed; /* its address is never sent to */
 };

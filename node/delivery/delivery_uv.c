@@ -35,6 +35,8 @@ static void maybe_free(struct delivery *d)
     while (d->targets)
         target_free(d->targets);
     intake_reset(d);
+    noting_forget(d);
+    buf_free(&d->note_frame);
     hand_free(&d->hand);
     pauses_free(&d->pauses);
     free(d->scan.leaving);
@@ -154,6 +156,11 @@ static void on_scan(void *ctx)
     intake_scan_all(d);
 }
 
+static void on_round(uv_prepare_t *h)
+{
+    noting_flush(h->data);
+}
+
 static bool take_tls(struct delivery *d, const struct config *c, char *err, size_t n)
 {
     struct tls_ctx *tls = NULL;
@@ -189,8 +196,11 @@ struct delivery *delivery_new(uv_loop_t *loop, const struct config *c, struct qu
     uv_timer_init(loop, &d->tick);
     uv_timer_init(loop, &d->housekeeping);
     uv_timer_init(loop, &d->due);
-    d->tick.data = d->housekeeping.data = d->due.data = d;
-    d->handles = 4; /* these and dns */
+    uv_prepare_init(loop, &d->round);
+    d->tick.data = d->housekeeping.data = d->due.data = d->round.data = d;
+    d->handles = 5; /* these and dns */
+    buf_init(&d->note_frame, NOTES_FRAME_BYTES);
+    uv_prepare_start(&d->round, on_round);
     uv_timer_start(&d->housekeeping, on_housekeeping, HOUSEKEEPING_MS, HOUSEKEEPING_MS);
     queue_on_new(queue, intake_fresh, d);
     queue_on_scan(queue, on_scan, d);
@@ -202,6 +212,7 @@ void delivery_start(struct delivery *d)
     d->running = true;
     d->quiescing = false;
     d->idle = NULL;
+    noting_resume(d);
     delivery_due_at(d, clock_wall_ms() + RESCAN_MS);
     intake_scan_all(d);
     delivery_wake(d);
@@ -213,6 +224,7 @@ void delivery_abort(struct delivery *d)
     d->quiescing = false;
     d->idle = NULL;
     d->generation++;
+    noting_forget(d);
     for (struct target *t = d->targets; t; t = t->next)
         links_drop(t);
     intake_reset(d);
@@ -223,6 +235,7 @@ void delivery_quiesce(struct delivery *d, void (*idle)(void *ctx), void *ctx)
     d->quiescing = true;
     d->idle = idle;
     d->idle_ctx = ctx;
+    noting_pause(d);
     delivery_tick_soon(d); /* answers from the loop, also when nothing is open now */
 }
 
@@ -308,6 +321,7 @@ void delivery_close(struct delivery *d, void (*done)(void *ctx), void *ctx)
     for (struct target *t = d->waiting; t; t = t->next_waiting)
         t->waiting = false;
     d->waiting = NULL;
+    uv_close((uv_handle_t *)&d->round, timer_closed);
     uv_close((uv_handle_t *)&d->tick, timer_closed);
     uv_close((uv_handle_t *)&d->housekeeping, timer_closed);
     uv_close((uv_handle_t *)&d->due, timer_closed);

@@ -17,6 +17,9 @@ struct delivery_hooks {
     /* May recipients expire now? Not within an hour after a takeover with clocks apart (protocol
      * 6). NULL: always. */
     bool (*may_expire)(void *ctx);
+    /* A frame of notes (replication/notes.h) for the standby; delivery_noted() answers. NULL:
+     * nobody is told, and no final dot goes out but under `hold`. */
+    void (*note)(void *ctx, struct slice frame);
 };
 
 struct delivery_stats {
@@ -45,6 +48,8 @@ void delivery_wake(struct delivery *d);
 /* A row of operator state was written or replicated; an empty key: all of it is gone. What was
  * paused starts nothing new from here on; what is under way ends. */
 void delivery_opstate(struct delivery *d, struct slice key, struct slice value);
+/* Frames of notes up to `number` of that epoch have come to the standby, or needn't. */
+void delivery_noted(struct delivery *d, uint32_t epoch, uint64_t number);
 bool delivery_reload(struct delivery *d, const struct config *c, char *err, size_t n);
 void delivery_stats(const struct delivery *d, struct delivery_stats *out);
 /* Per destination, as a JSON array text appended to out (jansson), for `destination list`. queued:

@@ -1,6 +1,7 @@
 /* Connections to next hops and the transactions on them. The rules of protocol 4.5 and 6 are held
  * in two places: target_pump() starts nothing and link_try_dot() lets no final dot out while this
- * node may not deliver; the latter also waits for the link's earlier outcomes. */
+ * node may not deliver; the latter also waits for the link's earlier outcomes, and for its note
+ * (protocol 9). */
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -140,7 +141,7 @@ static void link_start(struct link *l, struct job *j)
     l->t->idle--;
     l->stage = 0;
     l->body_given = l->body_asked = 0;
-    l->damaged = l->dot_wanted = false;
+    l->damaged = l->dot_wanted = l->refused = false;
     l->tx = (struct client_transaction){.sender = m->sender,
                                         .envid = m->envid,
                                         .flags = m->flags,
@@ -151,6 +152,7 @@ static void link_start(struct link *l, struct job *j)
         l->tx.rcpts[i] = (struct client_recipient){.address = j->rcpts[i].address,
                                                    .orcpt = j->rcpts[i].orcpt,
                                                    .notify = j->rcpts[i].notify};
+    noting_start(l); /* well ahead of the dot that waits for it */
     read_ahead(l);
     conn_send(l->conn, &l->tx);
 }
@@ -175,7 +177,10 @@ static void link_next(struct link *l)
 void link_try_dot(struct link *l)
 {
     struct delivery *d = l->d;
-    if (!l->dot_wanted || l->outcomes || !delivery_active(d))
+    if (!l->dot_wanted || !delivery_active(d))
+        return;
+    struct dot dot = noting_dot(l);
+    if (!dot_may_go(&dot))
         return;
     if (!d->hooks.may_deliver(d->hooks.ctx))
         return;
@@ -191,6 +196,13 @@ static void on_dot(void *ctx, struct conn *c)
     (void)c;
     l->dot_wanted = true;
     link_try_dot(l);
+}
+
+void link_refuse(struct link *l)
+{
+    assert(l->job && !l->dot_out);
+    l->refused = true;
+    conn_quit(l->conn);
 }
 
 static void link_free(struct link *l);
@@ -234,8 +246,10 @@ static const struct reply *unanswered(struct link *l, struct job *j, struct clie
     }
     if (tx->end == CLIENT_LOST_AFTER) {
         char text[400];
-        snprintf(text, sizeof text, "%.*s; it may have been delivered",
-                 (int)(tx->last.text_n < 300 ? tx->last.text_n : 300), tx->last.text);
+        bool hold = j->letter->m.flags & MSG_IN_DOUBT_HOLD;
+        snprintf(text, sizeof text, "%.*s; it may have been delivered%s",
+                 (int)(tx->last.text_n < 300 ? tx->last.text_n : 300), tx->last.text,
+                 hold ? ", so it waits for an operator" : "");
         reply_set(made, 0, "4.4.2", text);
         return made;
     }
@@ -267,6 +281,8 @@ static void take_results(struct link *l, struct job *j, struct client_transactio
     struct reply made;
     unsigned n = 0, n_again = 0;
     bool open = false, asked = false;
+    bool doubt =
+        tx->end == CLIENT_LOST_AFTER && !l->damaged && (j->letter->m.flags & MSG_IN_DOUBT_HOLD);
     const struct reply *rest = NULL;
     for (unsigned i = 0; i < tx->n; i++)
         open |= !tx->rcpts[i].decided;
@@ -279,6 +295,7 @@ static void take_results(struct link *l, struct job *j, struct client_transactio
         if (reply)
             results[n++] = (struct result){.row = &j->rcpts[i],
                                            .reply = reply,
+                                           .in_doubt = doubt && !r->decided,
                                            .dsn_passed_on = conn_offers(l->conn, EXT_DSN)};
         else
             again[n_again++] = j->rcpts[i];
@@ -287,10 +304,20 @@ static void take_results(struct link *l, struct job *j, struct client_transactio
         destination_succeeded(&l->t->core);
     if (n)
         outcome_record(l->d, l, j->letter, results, n);
+    noting_take_back(l->d, j->letter, again, n_again);
     if (n_again)
         put_back(l, j, again, n_again);
     else
         job_free(j);
+}
+
+/* What was noted of it is taken back; the disk tells what became of it. */
+static void let_go(struct link *l, struct job *j)
+{
+    noting_take_back(l->d, j->letter, j->rcpts, j->n);
+    for (unsigned i = 0; i < j->n; i++)
+        intake_leave(l->d, j->rcpts[i].id, j->rcpts[i].index);
+    job_free(j);
 }
 
 static void on_done(void *ctx, struct conn *c, struct client_transaction *tx)
@@ -305,12 +332,15 @@ static void on_done(void *ctx, struct conn *c, struct client_transaction *tx)
     l->idle_since_ms = delivery_now(l->d);
     if (l->generation != l->d->generation || l->d->closing) {
         job_free(j); /* after an abort nothing is recorded */
+    } else if (l->refused) {
+        let_go(l, j);
     } else {
         if (tx->end != CLIENT_ANSWERED && tx->last.code == 421)
             destination_crowded(&l->t->core);
         take_results(l, j, tx);
         intake_room(l->d, l->t);
     }
+    noting_end(l);
     free(tx->rcpts);
     tx->rcpts = NULL;
     delivery_check_idle(l->d);

@@ -16,6 +16,7 @@ struct outcome {
     uint32_t epoch;
     struct link *link;
     struct outcome *next_of_link;
+    struct noting *noting; /* held until this is settled; NULL: no transaction */
     struct letter *letter;
     unsigned n;
     struct row_recipient *rows;
@@ -106,6 +107,8 @@ static void on_settled(void *ctx, enum queue_outcome result, uint64_t n_changed)
     if (l)
         forget_link(o);
     /* Anything but OK: its fate is unknown and the epoch over; it stays in hand until the abort. */
+    noting_unref(o->noting, result == QUEUE_OK);
+    o->noting = NULL;
     if (o->generation == d->generation && !d->closing && result == QUEUE_OK) {
         emit(o);
         d->totals.bounced_total += o->kind >= 0;
@@ -253,6 +256,7 @@ static struct outcome *outcome_new(struct delivery *d, struct link *link, struct
         o->link = link;
         o->next_of_link = link->outcomes;
         link->outcomes = o;
+        o->noting = noting_ref(link->noting);
     }
     d->n_outcomes++;
     d->refs++;
@@ -289,6 +293,10 @@ static int judge(struct delivery *d, const struct letter *letter, const struct r
         told->verdict = schedule_apply(&s, row, res->reply, row->remote, letter->m.received_ms, now,
                                        delivery_random(d));
         delay_due = schedule_delay_due(row, before, letter->m.received_ms, now);
+        if (res->in_doubt && told->verdict == VERDICT_DEFERRED) {
+            row->in_doubt = DOUBT_YES;
+            row->held |= HELD_IN_DOUBT;
+        }
     } else {
         schedule_expire(row);
         told->verdict = VERDICT_EXPIRED;

@@ -19,7 +19,8 @@ enum verdict schedule_apply(const struct schedule *s, struct row_recipient *r,
     assert(r->state == RCPT_QUEUED);
     r->attempts++;
     r->last_ms = now_ms;
-    r->in_doubt = 0;
+    r->in_doubt = DOUBT_NONE; /* an outcome of any kind settles it (protocol 9) */
+    r->held &= (uint8_t)~HELD_IN_DOUBT;
     r->code = result->code;
     r->enhanced = slice_str(result->enhanced);
     r->reply = slice_of(result->text, result->text_n);
@@ -53,6 +54,7 @@ void schedule_expire(struct row_recipient *r)
 {
     assert(!rcpt_terminal(r->state));
     r->state = RCPT_EXPIRED;
+    r->in_doubt = DOUBT_NONE;
     r->next_ms = 0;
 }
 

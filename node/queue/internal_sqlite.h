@@ -38,6 +38,7 @@ enum statement {
     ST_RECIPIENT_CLASS,
     ST_RECIPIENT_CLASSES,
     ST_RECIPIENT_EACH,
+    ST_RECIPIENT_NOTED,
     ST_RECIPIENT_CHANGES,
     ST_RECIPIENT_MARKED,
     ST_RECIPIENT_BEYOND,
@@ -138,6 +139,7 @@ int sqlite_mark_unmerged(struct store *s, struct pos shared,
                          void *ctx);
 int sqlite_find_twin(struct store *s, const struct row_message *m, uint64_t above, uint64_t *id);
 int sqlite_each_bounce(struct store *s, uint64_t parent, store_row_fn fn, void *ctx);
+int sqlite_each_noted(struct store *s, store_row_fn fn, void *ctx);
 int sqlite_purge(struct store *s, int64_t before_ms, unsigned limit, bool *more);
 /* Is there an order of that kind about the name? (opstate.h) */
 int sqlite_ordered(struct store_sqlite *x, enum opstate_kind kind, struct slice name, bool *yes);

@@ -50,7 +50,7 @@ struct twin { /* a quarantined message, by its body's hash */
 struct storage {
     struct storage_hooks hooks;
     char *path;
-    uint64_t retention_ms, quarantine_ms;
+    uint64_t retention_ms, quarantine_ms, in_doubt_wait_ms;
     pthread_t thread;
     bool started;
     struct lane lanes[LANES];

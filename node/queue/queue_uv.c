@@ -27,6 +27,7 @@ enum mail_kind { /* mail.type of what comes back */
                  MAIL_ADD = 1,
                  MAIL_CHUNK,
                  MAIL_OUTCOME,
+                 MAIL_NOTE,
                  MAIL_OPERATE,
                  MAIL_RELEASE,
                  MAIL_SILENT, /* nobody waits for it: purge, abort */
@@ -245,6 +246,20 @@ void queue_outcome(struct queue *q, const struct row_recipient *rcpts, unsigned 
         send_outcomes(q);
     else if (!uv_is_active((uv_handle_t *)&q->outcome_timer))
         uv_timer_start(&q->outcome_timer, on_outcome_timer, q->outcome_delay_ms, 0);
+}
+
+void queue_note(struct queue *q, const struct row_recipient *rcpts, unsigned n, bool noted,
+                queue_done done, void *ctx)
+{
+    struct storage_op *op = op_new(q, OP_NOTE, MAIL_NOTE, n);
+    for (unsigned i = 0; i < n; i++)
+        op->rows[op->n_rows++] =
+            (struct row){.type = ROW_RECIPIENT,
+                         .recipient = {.id = rcpts[i].id,
+                                       .index = rcpts[i].index,
+                                       .in_doubt = noted ? DOUBT_NOTED : DOUBT_NONE}};
+    wait_for(q, op, done, ctx);
+    storage_submit(q->storage, op);
 }
 
 void queue_operate(struct queue *q, struct storage_op *op)

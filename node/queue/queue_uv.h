@@ -49,6 +49,11 @@ void queue_abort(struct queue *q, uint64_t id);
 void queue_outcome(struct queue *q, const struct row_recipient *rcpts, unsigned n,
                    const struct row_message *bounce, const struct row_recipient *bounce_rcpt,
                    queue_done done, void *ctx);
+/* Policy `hold` (protocol 9): these recipients are about to get their final dot, or (noted = false)
+ * were not sent after all. done when committed; n_changed: rows that carry the note, or lost it. A
+ * row that is finished or in doubt is left alone. */
+void queue_note(struct queue *q, const struct row_recipient *rcpts, unsigned n, bool noted,
+                queue_done done, void *ctx);
 /* An operator's operation (OP_SELECT, OP_OPSTATE; op->epoch is filled in). op->done(op) runs on the
  * loop when it is committed, refused or undecided (op->result); the op goes back to the caller.
  * Events of cancelled recipients are emitted here. */

@@ -183,13 +183,20 @@ static void follow_line(struct storage *s, struct list *line)
 
 static int promote(struct storage *s, const struct store_request *r, struct store_reply *out)
 {
-    struct pos end;
+    struct promotion p = {.epoch = r->epoch,
+                          .mode = (enum history_mode)r->mode,
+                          .wall_ms = clock_wall_ms(),
+                          .quarantine_ms = (int64_t)s->quarantine_ms,
+                          .in_doubt_wait_ms = (int64_t)s->in_doubt_wait_ms,
+                          .noted = bytes_of(r)};
+    struct promoted done;
     if (r->mode == MODE_UNKNOWN || r->mode > MODE_FORCED)
         return STORE_CONFLICT;
-    int err = apply_promote(s->store, r->epoch, (enum history_mode)r->mode, clock_wall_ms(),
-                            (int64_t)s->quarantine_ms, &out->first, &end);
+    int err = apply_promote(s->store, &p, &done);
     if (err)
         return err;
+    out->first = done.first;
+    out->n_rows = done.in_doubt;
     s->epoch = r->epoch;
     s->committed = (struct pos){0, 0};
     s->twins_stale = true;

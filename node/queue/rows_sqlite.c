@@ -9,11 +9,11 @@ static enum message_class class_of(int state, int held, int in_doubt, int64_t at
 {
     if (rcpt_terminal((uint8_t)state))
         return CLASSES;
-    if (held)
+    if (held & HELD_OPERATOR)
         return CLASS_HELD;
     if (state == RCPT_QUARANTINED)
         return CLASS_QUARANTINED;
-    if (in_doubt)
+    if (in_doubt == DOUBT_YES)
         return CLASS_IN_DOUBT;
     return attempts ? CLASS_DEFERRED : CLASS_QUEUED;
 }

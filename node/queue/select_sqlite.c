@@ -18,18 +18,19 @@
 static const struct {
     const char *name, *condition, *from;
 } states[] = {
-    {"queued", "r.held=0 AND r.state=1 AND r.in_doubt=0 AND r.attempts=0", NULL},
-    {"deferred", "r.held=0 AND r.state=1 AND r.in_doubt=0 AND r.attempts>0", NULL},
-    {"held", "r.held<>0",
+    {"queued", "r.held=0 AND r.state=1 AND r.in_doubt<2 AND r.attempts=0", NULL},
+    {"deferred", "r.held=0 AND r.state=1 AND r.in_doubt<2 AND r.attempts>0", NULL},
+    {"held", "r.held&1",
      "recipient r INDEXED BY recipient_held CROSS JOIN message m ON m.id=r.id "
      "WHERE r.held<>0 AND r.state<2"},
-    {"quarantined", "r.held=0 AND r.state=0",
+    {"quarantined", "NOT r.held&1 AND r.state=0",
      "recipient r INDEXED BY recipient_quarantined CROSS JOIN message m ON m.id=r.id "
      "WHERE r.state=0"},
-    {"in-doubt", "r.held=0 AND r.state=1 AND r.in_doubt<>0",
+    {"in-doubt", "NOT r.held&1 AND r.state=1 AND r.in_doubt=2",
      "recipient r INDEXED BY recipient_in_doubt CROSS JOIN message m ON m.id=r.id "
      "WHERE r.in_doubt<>0 AND r.state<2"},
 };
+static_assert(HELD_OPERATOR == 1 && DOUBT_YES == 2, "as the conditions say");
 enum { STATES = sizeof states / sizeof *states };
 
 /* SELECT columns FROM ... for the selector, after (id, index), in that order. NULL: error. */
@@ -140,9 +141,8 @@ static const struct {
     {"domain", "r.domain"},
     {"sender", "m.sender"},
     {"campaign", "m.campaign"},
-    {"state",
-     "CASE WHEN r.held<>0 THEN 'held' WHEN r.state=0 THEN 'quarantined' WHEN r.in_doubt<>0 "
-     "THEN 'in-doubt' WHEN r.attempts>0 THEN 'deferred' ELSE 'queued' END"},
+    {"state", "CASE WHEN r.held&1 THEN 'held' WHEN r.state=0 THEN 'quarantined' WHEN r.in_doubt=2 "
+              "THEN 'in-doubt' WHEN r.attempts>0 THEN 'deferred' ELSE 'queued' END"},
     {"age", AGE},
 };
 

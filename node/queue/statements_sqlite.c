@@ -59,6 +59,9 @@ static const char *const text[STATEMENTS] = {
         "SELECT state,held,in_doubt,attempts FROM recipient WHERE id=?1 AND idx=?2",
     [ST_RECIPIENT_CLASSES] = "SELECT state,held,in_doubt,attempts FROM recipient WHERE id=?1",
     [ST_RECIPIENT_EACH] = "SELECT " RECIPIENT_COLUMNS " FROM recipient WHERE id=?1 ORDER BY idx",
+    [ST_RECIPIENT_NOTED] =
+        "SELECT " RECIPIENT_COLUMNS " FROM recipient INDEXED BY recipient_in_doubt "
+        "WHERE in_doubt=1 AND in_doubt<>0 AND state=1 ORDER BY id,idx",
     [ST_RECIPIENT_CHANGES] =
         "SELECT " RECIPIENT_COLUMNS " FROM recipient WHERE lsn>?1 ORDER BY lsn",
     [ST_RECIPIENT_MARKED] =

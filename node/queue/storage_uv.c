@@ -401,6 +401,7 @@ struct storage *storage_open(const struct config *c, struct store_meta *meta, bo
     s->path = xstrdup(c->store);
     s->retention_ms = c->queue.retention_ms;
     s->quarantine_ms = c->queue.quarantine_ms;
+    s->in_doubt_wait_ms = c->queue.in_doubt_wait_ms;
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->wake, NULL);
     list_init(&s->items);

@@ -42,6 +42,8 @@ enum storage_op_type {
              */
     OP_OUTCOME, /* changed recipient rows, plus rows to add with them (a bounce with its recipient)
                    in the same transaction; the store adds DONE message rows */
+    OP_NOTE, /* recipient rows, of which id, index and in_doubt (DOUBT_NOTED or DOUBT_NONE) count:
+                written where the recipient is queued and not in doubt; n_changed */
     OP_OPSTATE, /* one row */
     OP_SELECT,  /* hold, release, retry, cancel by selector, in bounded steps; count in n_changed.
                    `changed` gets up to 1 MiB of (encoded message row without body, recipient row)

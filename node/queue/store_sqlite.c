@@ -235,6 +235,7 @@ static const struct store_ops operations = {
     .count_recipients = sqlite_count_recipients,
     .find_twin = sqlite_find_twin,
     .each_bounce = sqlite_each_bounce,
+    .each_noted = sqlite_each_noted,
     .purge = sqlite_purge,
     .wipe = wipe,
 };

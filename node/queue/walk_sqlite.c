@@ -273,6 +273,24 @@ int sqlite_each_bounce(struct store *s, uint64_t parent, store_row_fn fn, void *
     return sqlite_error(rc);
 }
 
+int sqlite_each_noted(struct store *s, store_row_fn fn, void *ctx)
+{
+    static_assert(DOUBT_NOTED == 1 && RCPT_QUEUED == 1, "as the statement says");
+    sqlite3_stmt *st = sqlite_statement(sqlite_of(s), ST_RECIPIENT_NOTED);
+    if (!st)
+        return STORE_IO;
+    int rc;
+    while ((rc = sqlite3_step(st)) == SQLITE_ROW) {
+        struct row row;
+        enum unmerged_class mark;
+        sqlite_read_recipient(st, 0, &row, &mark);
+        if (!fn(ctx, &row, mark))
+            break;
+    }
+    sqlite3_reset(st);
+    return sqlite_error(rc);
+}
+
 static int delete_by_id(struct store_sqlite *x, enum statement what, uint64_t id)
 {
     sqlite3_stmt *st = sqlite_statement(x, what);

@@ -143,10 +143,23 @@ static int settle_outcome(struct storage *s, struct row_recipient *p, bool *writ
         return STORE_OK;
     if (now->state == RCPT_QUARANTINED && p->state == RCPT_QUEUED)
         return STORE_OK;
-    p->held = rcpt_terminal(p->state) ? 0 : now->held;
-    p->in_doubt = 0; /* an outcome of any kind settles it (protocol 9) */
+    p->held = rcpt_terminal(p->state)
+                  ? 0
+                  : (uint8_t)((now->held & HELD_OPERATOR) | (p->held & HELD_IN_DOUBT));
     *write = true;
     return STORE_OK;
+}
+
+static int write_notes(struct storage *s, struct storage_op *op)
+{
+    int err = STORE_OK;
+    for (unsigned i = 0; !err && i < op->n_rows; i++) {
+        const struct row_recipient *p = &op->rows[i].recipient;
+        bool done;
+        err = own_note(&s->own, p->id, p->index, (enum doubt)p->in_doubt, &done);
+        op->n_changed += done;
+    }
+    return err;
 }
 
 /* "0-4,7": the recipients that a bounce is about, where it fits (rejoin.c reads it). */
@@ -317,6 +330,9 @@ static int write_item(struct storage *s, struct item *i)
         break;
     case OP_OUTCOME:
         err = write_outcome(s, i->op);
+        break;
+    case OP_NOTE:
+        err = write_notes(s, i->op);
         break;
     case OP_SELECT:
         err = write_selected(s, i);

@@ -162,6 +162,51 @@ static void check_bounce(struct sim *s, const struct node *n, const struct copy 
                  process_name(n->self), ID(c->parent), c->message);
 }
 
+/* What is known to be in doubt dies with the process that was told; and the primary that restarts
+ * in an epoch of its own knows nothing, and says so to its standby. */
+static bool note_lost(const struct sim *s, const struct node *n, const struct rcpt_book *x,
+                      uint32_t epoch)
+{
+    if (n->crashed_at > x->noted_at && n->notes_at <= n->crashed_at)
+        return true;
+    for (unsigned i = 0; i < s->books.n_accepts; i++) {
+        const struct accept_log *a = &s->books.accepts[i];
+        if (a->chosen && a->record.primary == x->node && a->record.epoch > x->epoch &&
+            a->record.epoch < epoch)
+            return true;
+    }
+    return false;
+}
+
+/* Protocol 9: sent by the other, and its outcome isn't here. */
+static void check_doubt(struct sim *s, const struct node *n, const struct copy *c,
+                        const struct rcpt_book *x, uint32_t epoch)
+{
+    unsigned long long id = ID(c->id);
+    uint32_t rcpt = (uint32_t)(x - c->rcpt);
+    struct counters *k = &s->count;
+    bool accepted = x->newest_accepted;
+    if (x->listed)
+        k->doubled_in_doubt += accepted;
+    else if (x->reply_lost)
+        k->doubled_reply_lost += accepted;
+    else if (x->node == n->self)
+        k->doubled_restart += accepted;
+    else if (s->books.forced)
+        k->doubled_forced += accepted;
+    else if (s->books.split)
+        k->doubled_split += accepted;
+    else if (n->disk.lost_at > x->dot_at)
+        k->doubled_lost_store += accepted;
+    else if (note_lost(s, n, x, epoch))
+        k->doubled_note_lost += accepted;
+    else
+        sim_fail(s, "listed",
+                 "node %s sends %llx/%u again in epoch %u and had not listed it: "
+                 "sent by %s in epoch %u",
+                 process_name(n->self), id, rcpt, epoch, process_name(x->node), x->epoch);
+}
+
 void books_dot(struct sim *s, struct node *n, uint32_t epoch, uint64_t id, uint32_t rcpt,
                bool accepted, bool rejected)
 {
@@ -175,8 +220,12 @@ void books_dot(struct sim *s, struct node *n, uint32_t epoch, uint64_t id, uint3
     bool repeated = x->dots && (x->newest_accepted || x->newest_rejected);
     if (x->dots && x->state == DOT_PENDING && x->epoch == epoch && x->node == n->self)
         sim_fail(s, "8", "%llx/%u is sent while its last outcome is open", ID(id), rcpt);
+    else if (c->hold && x->accepted && !s->books.forced && !s->books.split &&
+             n->disk.lost_at <= x->dot_at)
+        sim_fail(s, "at most once", "node %s sends %llx/%u again in epoch %u, its policy is hold",
+                 process_name(n->self), ID(id), rcpt, epoch);
     else if (repeated && x->state == DOT_PENDING)
-        s->count.doubled_in_doubt += x->newest_accepted;
+        check_doubt(s, n, c, x, epoch);
     else if (repeated && !x->reply_seen)
         s->count.doubled_reply_lost += x->newest_accepted;
     else if (repeated && two_failures(s, x, n->self))
@@ -199,7 +248,7 @@ void books_dot(struct sim *s, struct node *n, uint32_t epoch, uint64_t id, uint3
     x->rejected += rejected;
     x->newest_accepted = accepted;
     x->newest_rejected = rejected;
-    x->reply_seen = false;
+    x->reply_seen = x->listed = false;
     x->state = DOT_PENDING;
     x->epoch = epoch;
     x->node = n->self;
@@ -243,6 +292,8 @@ static void watch_recipient(struct sim *s, const char *who, const struct row_rec
                  x->index, rcpt_state_name(x->state), who, rcpt_state_name(was->state));
     if (!c || x->index >= c->rcpts)
         return;
+    if (x->in_doubt == DOUBT_YES)
+        books_find(s, x->id)->rcpt[x->index].listed = true;
     if (x->state == RCPT_DELIVERED && !c->rcpt[x->index].accepted)
         sim_fail(s, "1", "%llx/%u counts as delivered on %s, and no receiver has it", ID(x->id),
                  x->index, who);

@@ -117,6 +117,7 @@ void clients_start(struct sim *s)
         s->message[i].rcpts =
             rng_chance(&s->rng, 0.7) ? 1 : (unsigned)rng_range(&s->rng, 1, MESSAGE_RCPTS);
         s->message[i].chunked = rng_chance(&s->rng, s->plan.chunked);
+        s->message[i].hold = rng_chance(&s->rng, s->plan.hold);
     }
     for (unsigned i = 0; i < s->plan.clients; i++) {
         s->client[i].message = UINT32_MAX;

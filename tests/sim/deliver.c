@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "health/wall.h"
+#include "replication/notes.h"
 #include "sim/sim.h"
 
 enum { LEASE_PATIENCE_MS = 3000 };
@@ -72,15 +73,92 @@ static bool expires(struct sim *s, struct node *n, const struct pick *p)
     return wall_may_expire(&v, n->serving_ns, node_now(s, n));
 }
 
+/* --- notes (node/delivery/notes_uv.c) --- */
+
+static void drop_frame(struct task *t)
+{
+    shared_unref(t->p);
+}
+
+static void note_arrives(struct sim *s, struct task *t)
+{
+    struct shared *b = t->p;
+    replication_step(s, &s->node[t->process],
+                     &(struct replica_event){.type = RE_NOTES, .payload = slice_of(b->data, b->n)});
+    shared_unref(b);
+}
+
+/* rcpt NULL: withdrawn. */
+static void send_note(struct sim *s, struct node *n, const struct delivery_conn *c,
+                      const struct note_recipient *rcpt)
+{
+    struct buf b;
+    buf_init(&b, 256);
+    bool ok =
+        note_encode_head(&b, n->relay.epoch, false, ++n->relay.note_number) &&
+        (rcpt ? note_put(&b, c->note_key, c->id, rcpt, 1) : note_put_withdrawn(&b, c->note_key));
+    assert(ok);
+    (void)ok;
+    struct task *t = node_mail(s, n, RELAY_TO_REPLICATION, note_arrives);
+    t->p = shared_new(buf_slice(&b));
+    t->drop = drop_frame;
+    buf_free(&b);
+}
+
+static void write_note(struct sim *s, struct node *n, const struct delivery_conn *c, uint8_t wanted)
+{
+    struct op *op = xcalloc(1, sizeof *op);
+    op->kind = OP_NOTE;
+    op->epoch = n->relay.epoch;
+    op->copy_id = c->id;
+    op->rcpt = c->rcpt;
+    op->row[op->n_rows++] = (struct row){
+        .type = ROW_RECIPIENT, .recipient = {.id = c->id, .index = c->rcpt, .in_doubt = wanted}};
+    storage_submit(s, n, op);
+}
+
+static void note(struct sim *s, struct node *n, struct delivery_conn *c)
+{
+    const struct store *st = n->disk.store;
+    const struct row_message *m = store_memory_message(st, c->id);
+    const struct row_recipient *x = store_memory_recipient(st, c->id, c->rcpt);
+    c->dot.hold = m->flags & MSG_IN_DOUBT_HOLD;
+    if (c->dot.hold) {
+        write_note(s, n, c, DOUBT_NOTED);
+        return;
+    }
+    c->note_key = ++n->relay.note_key;
+    send_note(s, n, c, &(struct note_recipient){c->rcpt, x->attempts});
+    c->dot.note = n->relay.note_number;
+}
+
+static void end(struct sim *s, struct node *n, struct delivery_conn *c);
+
+void deliver_noted(struct sim *s, struct node *n, struct op *op)
+{
+    if (op->row[0].recipient.in_doubt != DOUBT_NOTED)
+        return;
+    for (unsigned i = 0; i < CONNECTIONS_MAX; i++) {
+        struct delivery_conn *c = &n->relay.conn[i];
+        if (c->id != op->copy_id || c->rcpt != op->rcpt || c->dot.committed)
+            continue;
+        c->dot.committed = op->noted;
+        if (!op->noted)
+            end(s, n, c); /* it is finished or in doubt: nothing to send */
+    }
+}
+
 static void start(struct sim *s, struct node *n, struct delivery_conn *c, const struct pick *p)
 {
-    *c = (struct delivery_conn){.id = p->id, .rcpt = p->rcpt, .serial = ++s->serial};
+    *c = (struct delivery_conn){
+        .id = p->id, .rcpt = p->rcpt, .serial = ++s->serial, .since = s->now};
     c->deadline = s->now + LEASE_PATIENCE_MS * MS;
     if (expires(s, n, p)) {
         sim_at_thread(s, s->now, n->self, T_RELAY, expire)->a = c->serial;
         return;
     }
     books_start(s, n, n->relay.epoch);
+    note(s, n, c);
     struct task *t = sim_at_thread(s, s->now + rng_skewed(&s->rng, MS, s->plan.transaction_max),
                                    n->self, T_RELAY, dot);
     t->a = c->serial;
@@ -102,6 +180,10 @@ void deliver_tick(struct sim *s, struct node *n)
 
 static void end(struct sim *s, struct node *n, struct delivery_conn *c)
 {
+    if (c->note_key)
+        send_note(s, n, c, NULL);
+    else if (!c->dotted && c->dot.committed)
+        write_note(s, n, c, DOUBT_NONE);
     *c = (struct delivery_conn){.id = 0};
     deliver_idle_check(s, n);
 }
@@ -139,6 +221,9 @@ static void submit_outcome(struct sim *s, struct node *n, struct delivery_conn *
                                 : RCPT_QUEUED;
     if (x.state == RCPT_QUEUED)
         x.next_ms = x.last_ms + (int64_t)rng_range(&s->rng, 300, 2500);
+    bool doubt = a == ANSWER_NONE && c->dot.hold; /* not to be sent twice */
+    x.in_doubt = doubt ? DOUBT_YES : DOUBT_NONE;
+    x.held = doubt ? HELD_IN_DOUBT : 0;
     op->row[op->n_rows++] = (struct row){.type = ROW_RECIPIENT, .recipient = x};
     if ((x.state == RCPT_FAILED || x.state == RCPT_EXPIRED) && !bounce)
         relay_add_bounce(s, n, op, c->id, c->rcpt);
@@ -178,7 +263,8 @@ static void dot(struct sim *s, struct task *t)
     struct node *n = &s->node[t->process];
     if (!c)
         return;
-    if (!may_deliver(s, n)) {
+    c->dot.noted = n->relay.mark_epoch == n->relay.epoch ? n->relay.noted : 0;
+    if (!dot_may_go(&c->dot) || !may_deliver(s, n)) {
         if (s->now >= c->deadline) {
             end(s, n, c); /* RSET; it is found again later */
             return;
@@ -194,6 +280,9 @@ static void dot(struct sim *s, struct task *t)
     c->dotted = true;
     books_dot(s, n, n->relay.epoch, c->id, c->rcpt, arrives && a == ANSWER_250,
               arrives && a == ANSWER_5XX);
+    struct rcpt_book *book = &books_find(s, c->id)->rcpt[c->rcpt];
+    book->reply_lost = lost;
+    book->noted_at = c->since;
     struct task *x = sim_at_thread(
         s,
         s->now + (lost ? rng_range(&s->rng, 100 * MS, 2 * SEC) : rng_skewed(&s->rng, MS, 400 * MS)),

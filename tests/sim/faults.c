@@ -67,6 +67,8 @@ void plan_draw(struct sim *s)
     p->expire_ms = rng_range(r, 3600, 86400) * 1000;
     p->commit_min = rng_skewed(r, 100 * US, 3 * MS);
     p->commit_max = p->commit_min + rng_skewed(r, MS, 60 * MS);
+    p->in_doubt_wait_ms = rng_range(r, 100, 8000);
+    p->hold = rng_chance(r, 0.4) ? rng_unit(r) : 0;
     p->quarantine_ms = rng_range(r, 1000, 12000);
     p->messages = (unsigned)rng_skewed(r, 5, 160);
     p->clients = (unsigned)rng_range(r, 1, 6);

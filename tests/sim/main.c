@@ -201,12 +201,13 @@ static void print_sum(const struct shared_state *sh, double took)
            " times both went on (sent twice by both: %" PRIu64 ")\n",
            c->none_runs, c->none_judged, c->none_splits, c->doubled_split);
     printf("sent twice: %" PRIu64 " in doubt at a takeover, %" PRIu64
-           " where the receiver's reply was lost, %" PRIu64 " after two failures, %" PRIu64
-           " by a forced takeover, %" PRIu64
-           " with a store that had lost its end; quarantined %" PRIu64 ", superseded %" PRIu64
-           ", losses excused %" PRIu64 "\n",
-           c->doubled_in_doubt, c->doubled_reply_lost, c->doubled_two_crashes, c->doubled_forced,
-           c->doubled_lost_store, c->quarantined, c->superseded, c->excused);
+           " where the receiver's reply was lost, %" PRIu64 " by a primary that restarted, %" PRIu64
+           " after two failures, %" PRIu64 " by a forced takeover, %" PRIu64
+           " with a store that had lost its end; %" PRIu64 " listed in doubt; quarantined %" PRIu64
+           ", superseded %" PRIu64 ", losses excused %" PRIu64 "\n",
+           c->doubled_in_doubt, c->doubled_reply_lost, c->doubled_restart,
+           c->doubled_two_crashes + c->doubled_note_lost, c->doubled_forced, c->doubled_lost_store,
+           c->in_doubt, c->quarantined, c->superseded, c->excused);
 }
 
 static int run_seeds(const struct options *o)

@@ -72,6 +72,8 @@ static void released(struct sim *s, struct node *n, struct op *op)
         clients_reply(s, op->session, true);
     } else if (op->kind == OP_OUTCOME) {
         deliver_settled(s, n, op);
+    } else if (op->kind == OP_NOTE) {
+        deliver_noted(s, n, op);
     }
 }
 
@@ -100,12 +102,13 @@ static void release(struct sim *s, struct node *n)
 }
 
 void relay_watermark(struct sim *s, struct node *n, uint32_t epoch, uint64_t committed,
-                     uint64_t settled)
+                     uint64_t settled, uint64_t noted)
 {
     struct relay *r = &n->relay;
     r->mark_epoch = epoch;
     r->committed = committed;
     r->settled = settled;
+    r->noted = noted;
     if (r->epoch == epoch)
         release(s, n);
 }
@@ -118,6 +121,7 @@ void relay_effect(struct sim *s, struct node *n, const struct pair_effect *fx)
         TRACE(s, process_name(n->self), "relay: serves in epoch %u", fx->epoch);
         r->epoch = fx->epoch;
         r->next_seq = 1;
+        r->note_number = 0;
         r->delivering = r->quiescing = false;
         release(s, n);
         break;
@@ -205,6 +209,8 @@ bool relay_submit(struct sim *s, struct node *n, unsigned message, unsigned sess
                               .recipients = m->rcpts,
                               .sender = keep(op, "sender@example.com")};
     body_hash(message, row.sha256);
+    if (m->hold)
+        row.flags |= MSG_IN_DOUBT_HOLD;
     if (m->chunked) {
         row.chunks = 2;
         for (uint32_t i = 0; i < 2; i++)
@@ -218,6 +224,7 @@ bool relay_submit(struct sim *s, struct node *n, unsigned message, unsigned sess
         add_recipient(op, id, i, message * 10 + i, node_wall(s, n));
     struct copy *c = books_new(s, id, message, n->self, m->rcpts);
     c->chunked = m->chunked;
+    c->hold = m->hold;
     TRACE(s, process_name(n->self), "takes message %u as %llx", message, (unsigned long long)id);
     storage_submit(s, n, op);
     return true;

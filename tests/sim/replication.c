@@ -30,7 +30,7 @@ static void report(struct sim *s, struct node *n, const struct pair_event *ev)
 static void watermark_arrives(struct sim *s, struct task *t)
 {
     uint64_t *x = t->p;
-    relay_watermark(s, &s->node[t->process], (uint32_t)t->a, x[0], x[1]);
+    relay_watermark(s, &s->node[t->process], (uint32_t)t->a, x[0], x[1], x[2]);
     free(x);
 }
 
@@ -55,9 +55,10 @@ void replication_dial_again(struct sim *s, struct node *n, uint64_t after)
 static void watermark(struct sim *s, struct node *n, const struct replica_effect *fx)
 {
     books_watermark(s, n, fx->epoch, fx->committed);
-    uint64_t *x = xmalloc(2 * sizeof *x);
+    uint64_t *x = xmalloc(3 * sizeof *x);
     x[0] = fx->committed;
     x[1] = fx->settled;
+    x[2] = fx->noted;
     struct task *t = node_mail(s, n, TO_RELAY, watermark_arrives);
     t->a = fx->epoch;
     t->p = x;
@@ -122,6 +123,8 @@ static void on_replica(void *ctx, const struct replica_effect *fx)
 
 void replication_step(struct sim *s, struct node *n, struct replica_event *ev)
 {
+    if (ev->type == RE_FRAME && ev->frame == FRAME_NOTE)
+        n->notes_at = s->now;
     replica_step(n->replica, ev, node_now(s, n), node_wall(s, n));
 }
 

@@ -10,6 +10,7 @@
 #include "health/heartbeat.h"
 #include "health/pair.h"
 #include "health/register.h"
+#include "node/delivery/dot.h"
 #include "replication/replica.h"
 #include "sim/rng.h"
 #include "sim/store_memory.h"
@@ -97,6 +98,8 @@ struct plan {
     uint64_t commit_min, commit_max;
     uint64_t quarantine_ms;
     unsigned messages, clients, connections;
+    uint64_t in_doubt_wait_ms;
+    double hold; /* of the messages: at most once */
     double reject, defer, reply_lost, client_impatient, client_gives_up, chunked;
     uint64_t mail_delay_max;  /* between threads */
     uint64_t think_max;       /* of a client, between messages */
@@ -144,7 +147,7 @@ void net_heal(struct sim *s);
 void net_free(struct sim *s);
 
 /* --- storage.c: the storage thread and its reader --- */
-enum op_kind { OP_ADD, OP_OUTCOME, OP_RELEASE_DUE };
+enum op_kind { OP_ADD, OP_OUTCOME, OP_RELEASE_DUE, OP_NOTE };
 enum op_fate { OP_DURABLE, OP_NOT_PRIMARY, OP_FAILED /* unknown */ };
 struct op {
     struct op *next;
@@ -158,6 +161,7 @@ struct op {
     unsigned session; /* who waits */
     enum op_fate fate;
     struct pos pos;
+    bool noted; /* NOTE: the row stands as it was wanted */
     bool written;
 };
 void op_free(struct op *op);
@@ -177,13 +181,16 @@ struct delivery_conn {
     uint32_t rcpt;
     uint64_t deadline; /* waiting for the lease since */
     uint64_t serial;   /* of this transaction */
+    uint64_t since, note_key;
+    struct dot dot; /* node/delivery/dot.h */
     bool dotted;
 };
 struct relay {
     uint32_t epoch; /* served; 0: none */
     uint64_t next_seq;
     uint32_t mark_epoch;
-    uint64_t committed, settled;
+    uint64_t committed, settled, noted;
+    uint64_t note_number, note_key;
     struct waiting *head, *tail;
     bool delivering, quiescing, idle_told;
     uint64_t release_at; /* quarantine: looked at again then */
@@ -194,7 +201,7 @@ void relay_stop(struct sim *s, struct node *n);
 void relay_effect(struct sim *s, struct node *n, const struct pair_effect *fx);
 void relay_epoch_over(struct sim *s, struct node *n);
 void relay_watermark(struct sim *s, struct node *n, uint32_t epoch, uint64_t committed,
-                     uint64_t settled);
+                     uint64_t settled, uint64_t noted);
 void relay_op_back(struct sim *s, struct node *n, struct op *op);
 /* A client hands over message n; false: 421. session identifies who waits. */
 bool relay_submit(struct sim *s, struct node *n, unsigned message, unsigned session);
@@ -205,6 +212,7 @@ void relay_add_bounce(struct sim *s, struct node *n, struct op *op, uint64_t par
 /* --- deliver.c --- */
 void deliver_tick(struct sim *s, struct node *n);
 void deliver_settled(struct sim *s, struct node *n, struct op *op);
+void deliver_noted(struct sim *s, struct node *n, struct op *op); /* a durable note is committed */
 void deliver_abort(struct sim *s, struct node *n);
 void deliver_idle_check(struct sim *s, struct node *n);
 
@@ -230,6 +238,7 @@ enum channel {
     STORAGE_TO_HEALTH,
     RELAY_TO_STORAGE,
     RELAY_TO_HEALTH,
+    RELAY_TO_REPLICATION,
     HEALTH_SELF,
     CHANNELS
 };
@@ -261,6 +270,7 @@ struct node {
     bool up, paused;
     uint32_t life;
     uint64_t pause_until, started_at, crashed_at, emptied_at;
+    uint64_t notes_at; /* the newest NOTE came */
     uint64_t clock_base, clock_from;
     double rate;
     int64_t wall_offset_ms;
@@ -317,7 +327,7 @@ enum { MESSAGE_RCPTS = 3 };
 struct message { /* what a sender wants to get rid of */
     unsigned rcpts;
     unsigned attempts;
-    bool chunked, acked, abandoned, started;
+    bool chunked, hold, acked, abandoned, started;
 };
 struct client {
     unsigned message; /* under way; UINT32_MAX: none */
@@ -335,7 +345,9 @@ struct rcpt_book {
     unsigned dots, accepted, rejected;
     enum dot_state state;                  /* of the newest dot */
     bool newest_accepted, newest_rejected; /* by the receiver */
-    bool reply_seen;
+    bool reply_seen, reply_lost;
+    bool listed; /* since then, on some store, as in doubt */
+    uint64_t noted_at;
     uint32_t epoch;
     unsigned node;
     uint64_t dot_at, settled_at;
@@ -346,7 +358,7 @@ struct copy { /* one message id */
     unsigned message; /* for a bounce: index of the recipient it is about */
     uint64_t parent;
     unsigned node, rcpts;
-    bool acked, bounce, excused, chunked;
+    bool acked, bounce, excused, chunked, hold;
     bool away; /* a forced takeover left it behind, or a store lost it with its end: on some store
                   it must be all the same */
     bool was_away;
@@ -396,6 +408,7 @@ struct counters {
     uint64_t rest[PROCESSES + 1]; /* who stayed down at first when the faults had ended */
     uint64_t injected[F_KINDS], effect[F_KINDS]; /* of each kind: how often, and what it did */
     uint64_t none_runs, none_judged, none_splits, doubled_split;
+    uint64_t doubled_restart, doubled_note_lost, in_doubt;
 };
 struct copy *books_find(struct sim *s, uint64_t id);
 struct copy *books_new(struct sim *s, uint64_t id, unsigned message, unsigned node, unsigned rcpts);

@@ -263,7 +263,9 @@ static bool outcome_counts(struct own *o, struct row_recipient *p, bool *late)
         return false;
     if (now->state == RCPT_QUARANTINED && p->state == RCPT_QUEUED)
         return false;
-    p->held = rcpt_terminal(p->state) ? 0 : now->held;
+    p->held = rcpt_terminal(p->state)
+                  ? 0
+                  : (uint8_t)((now->held & HELD_OPERATOR) | (p->held & HELD_IN_DOUBT));
     return true;
 }
 
@@ -326,9 +328,17 @@ static int release_due(struct own *o, int64_t ahead_ms)
 /* Beyond the longest retry and the quarantine (deliver.c, plan_draw). */
 enum { AHEAD_MS = 15000 };
 
+static int put_note(struct own *o, struct op *op)
+{
+    const struct row_recipient *p = &op->row[0].recipient;
+    return own_note(o, p->id, p->index, (enum doubt)p->in_doubt, &op->noted);
+}
+
 static int write_op(struct own *o, struct op *op)
 {
-    int err = op->kind == OP_RELEASE_DUE ? release_due(o, AHEAD_MS) : put_rows(o, op);
+    int err = op->kind == OP_RELEASE_DUE ? release_due(o, AHEAD_MS)
+              : op->kind == OP_NOTE      ? put_note(o, op)
+                                         : put_rows(o, op);
     for (unsigned i = 0; op->kind == OP_ADD && i < op->n_rows && !err; i++)
         if (op->row[i].type == ROW_MESSAGE)
             err = put_twins(o, &op->row[i].message);
@@ -604,20 +614,35 @@ static int adopt(struct node *n, const struct store_request *req)
     return apply_adopt(n->disk.store, req->pos, &h, req->committed);
 }
 
+static void promote(struct sim *s, struct node *n, const struct store_request *req,
+                    struct store_reply *r)
+{
+    struct promotion p = {.epoch = req->epoch,
+                          .mode = (enum history_mode)req->mode,
+                          .wall_ms = node_wall(s, n),
+                          .quarantine_ms = (int64_t)s->plan.quarantine_ms,
+                          .in_doubt_wait_ms = (int64_t)s->plan.in_doubt_wait_ms};
+    struct promoted done;
+    if (req->bytes)
+        p.noted = slice_of(req->bytes->data, req->bytes->n);
+    r->err = apply_promote(n->disk.store, &p, &done);
+    if (r->err)
+        return;
+    r->first = done.first;
+    r->n_rows = done.in_doubt;
+    s->count.in_doubt += done.in_doubt;
+    n->storage.writer = req->epoch;
+    n->storage.committed = (struct pos){0, 0};
+}
+
 static struct store_reply carry_out(struct sim *s, struct node *n, const struct store_request *req)
 {
     struct store *st = n->disk.store;
     struct storage_model *m = &n->storage;
     struct store_reply r = {.err = STORE_OK};
-    struct pos end;
     switch (req->type) {
     case SR_PROMOTE:
-        r.err = apply_promote(st, req->epoch, (enum history_mode)req->mode, node_wall(s, n),
-                              (int64_t)s->plan.quarantine_ms, &r.first, &end);
-        if (!r.err) {
-            m->writer = req->epoch;
-            m->committed = (struct pos){0, 0};
-        }
+        promote(s, n, req, &r);
         break;
     case SR_MODE:
         r.first = req->first ? req->first : store_memory_meta(st)->end.lsn + 1;

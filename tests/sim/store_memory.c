@@ -611,6 +611,22 @@ static int op_each_bounce(struct store *s, uint64_t parent, store_row_fn fn, voi
     return STORE_OK;
 }
 
+static int op_each_noted(struct store *s, store_row_fn fn, void *ctx)
+{
+    struct memory *m = memory_of(s);
+    sort_groups(m);
+    for (unsigned i = 0; i < m->n_groups; i++)
+        for (unsigned k = 0; k < m->order[i]->rcpts.n; k++) {
+            const struct slot *slot = m->order[i]->rcpts.at[k];
+            const struct cell *c = slot ? slot->cell : NULL;
+            if (c && c->row.recipient.state == RCPT_QUEUED &&
+                c->row.recipient.in_doubt == DOUBT_NOTED &&
+                !fn(ctx, &c->row, (enum unmerged_class)c->unmerged))
+                return STORE_OK;
+        }
+    return STORE_OK;
+}
+
 static void drop_group(struct memory *m, struct group *g)
 {
     replace(m, &g->message, NULL);
@@ -684,6 +700,7 @@ static const struct store_ops ops = {
     .count_recipients = op_count_recipients,
     .find_twin = op_find_twin,
     .each_bounce = op_each_bounce,
+    .each_noted = op_each_noted,
     .purge = op_purge,
     .wipe = op_wipe,
 };

@@ -384,16 +384,29 @@ static void do_changes(struct world_node *n, const struct store_request *q, stru
     buf_free(&c.b);
 }
 
+static void do_promote(struct world_node *n, const struct store_request *q, struct store_reply *r)
+{
+    struct promotion p = {.epoch = q->epoch,
+                          .mode = q->mode,
+                          .wall_ms = wall(n->world),
+                          .quarantine_ms = 3600000,
+                          .in_doubt_wait_ms = 30000};
+    struct promoted done;
+    if (q->bytes)
+        p.noted = slice_of(q->bytes->data, q->bytes->n);
+    r->err = apply_promote(n->store, &p, &done);
+    r->first = done.first;
+    r->n_rows = done.in_doubt;
+    if (!r->err)
+        n->writer = q->epoch;
+}
+
 bool world_serve(struct world_node *n, const struct store_request *q, struct store_reply *r)
 {
     *r = (struct store_reply){.type = q->type, .cookie = q->cookie};
-    struct pos end;
     switch (q->type) {
     case SR_PROMOTE:
-        r->err =
-            apply_promote(n->store, q->epoch, q->mode, wall(n->world), 3600000, &r->first, &end);
-        if (!r->err)
-            n->writer = q->epoch;
+        do_promote(n, q, r);
         break;
     case SR_MODE:
         r->err = apply_mode(n->store, q->epoch, q->mode, q->first, q->committed);

@@ -35,10 +35,11 @@ static struct store_meta meta_of(struct store *s)
 
 static struct pos promote(struct store *s, uint32_t epoch, enum history_mode mode)
 {
-    uint64_t first;
-    struct pos end;
-    ck_assert_int_eq(apply_promote(s, epoch, mode, NOW, QUARANTINE_MS, &first, &end), STORE_OK);
-    return end;
+    struct promotion p = {
+        .epoch = epoch, .mode = mode, .wall_ms = NOW, .quarantine_ms = QUARANTINE_MS};
+    struct promoted done;
+    ck_assert_int_eq(apply_promote(s, &p, &done), STORE_OK);
+    return done.end;
 }
 
 static void open_own(struct store *s)
@@ -284,22 +285,24 @@ START_TEST(test_promotion)
     promote(a, 4, MODE_PAIRED);
     add_message(a, MESSAGE_ID(4, 1), 1, NULL);
     catch_up(a, b);
-    uint64_t first;
-    struct pos end;
-    ck_assert_int_eq(apply_promote(b, 4, MODE_SOLO, NOW, 1, &first, &end), STORE_CONFLICT);
-    ck_assert_int_eq(apply_promote(b, 5, MODE_SOLO, NOW, 1, &first, &end), STORE_OK);
-    ck_assert_uint_eq(first, 3);
-    ck_assert(end.epoch == 5 && end.lsn == 2);
+    struct promotion p = {.epoch = 4, .mode = MODE_SOLO, .wall_ms = NOW, .quarantine_ms = 1};
+    struct promoted done;
+    ck_assert_int_eq(apply_promote(b, &p, &done), STORE_CONFLICT);
+    p.epoch = 5;
+    ck_assert_int_eq(apply_promote(b, &p, &done), STORE_OK);
+    ck_assert_uint_eq(done.first, 3);
+    ck_assert(done.end.epoch == 5 && done.end.lsn == 2);
     struct store_meta m = meta_of(b);
     ck_assert_int_eq(history_mode_at(&m.history, (struct pos){4, 1}), MODE_PAIRED);
     ck_assert_int_eq(history_mode_at(&m.history, (struct pos){5, 3}), MODE_SOLO);
     struct store_id fresh = {{9}};
     ck_assert_int_eq(apply_wipe(b, &fresh), STORE_OK);
-    ck_assert_int_eq(apply_promote(b, 7, MODE_SOLO, NOW, 1, &first, &end), STORE_CONFLICT);
+    p.epoch = 7;
+    ck_assert_int_eq(apply_promote(b, &p, &done), STORE_CONFLICT);
     adopt(b, a);
     catch_up(a, b);
     ck_assert(!meta_of(b).copying && meta_of(b).epoch_seen >= 5);
-    ck_assert_int_eq(apply_promote(b, 7, MODE_SOLO, NOW, 1, &first, &end), STORE_OK);
+    ck_assert_int_eq(apply_promote(b, &p, &done), STORE_OK);
 }
 END_TEST
 

@@ -9,6 +9,7 @@
 #include "node/base/crypto_openssl.h"
 #include "node/base/stream_uv.h"
 #include "node/delivery/delivery_uv.h"
+#include "replication/notes.h"
 
 /* --- a queue in memory --- */
 
@@ -26,10 +27,12 @@ struct pending {
     struct pending *next;
     queue_done done;
     void *ctx;
+    unsigned n;
 };
 static struct {
     struct stored *list;
     unsigned n, outcomes, waiting;
+    unsigned notes, taken_back, refuse_notes; /* under `hold` */
     queue_new_fn fresh;
     queue_scan_fn scan;
     void *fresh_ctx, *scan_ctx;
@@ -123,6 +126,17 @@ static void set_text(struct stored *s, unsigned i, unsigned k, struct slice *v)
     *v = slice_of(s->text[i][k], v->n);
 }
 
+static void answer_later(queue_done done, void *ctx, unsigned n)
+{
+    struct pending *p = calloc(1, sizeof *p), **last = &q.pending;
+    *p = (struct pending){NULL, done, ctx, n};
+    while (*last)
+        last = &(*last)->next;
+    *last = p;
+    q.waiting++;
+    kick();
+}
+
 void queue_outcome(struct queue *x, const struct row_recipient *rcpts, unsigned n,
                    const struct row_message *bounce, const struct row_recipient *bounce_rcpt,
                    queue_done done, void *ctx)
@@ -144,13 +158,17 @@ void queue_outcome(struct queue *x, const struct row_recipient *rcpts, unsigned 
     }
     if (bounce)
         store(bounce, bounce_rcpt, 1);
-    struct pending *p = calloc(1, sizeof *p), **last = &q.pending;
-    *p = (struct pending){NULL, done, ctx};
-    while (*last)
-        last = &(*last)->next;
-    *last = p;
-    q.waiting++;
-    kick();
+    answer_later(done, ctx, 1);
+}
+
+void queue_note(struct queue *x, const struct row_recipient *rcpts, unsigned n, bool noted,
+                queue_done done, void *ctx)
+{
+    q.notes += noted ? n : 0;
+    q.taken_back += noted ? 0 : n;
+    for (unsigned i = 0; i < n; i++)
+        find(rcpts[i].id)->r[rcpts[i].index].in_doubt = noted ? DOUBT_NOTED : DOUBT_NONE;
+    answer_later(done, ctx, n - q.refuse_notes);
 }
 
 static bool put_pair(struct buf *b, const struct stored *s, unsigned i)
@@ -241,7 +259,7 @@ static void on_idle(uv_idle_t *h)
         struct pending *p = q.pending;
         q.pending = p->next;
         q.waiting--;
-        p->done(p->ctx, QUEUE_OK, 1);
+        p->done(p->ctx, QUEUE_OK, p->n);
         free(p);
     }
 }
@@ -397,8 +415,32 @@ static bool may_deliver(void *ctx)
     return may;
 }
 
+/* What delivery has told the standby; by default it has all at once. */
+static struct {
+    struct notes set;
+    uint64_t number;
+    unsigned frames, most;
+    bool withheld;
+} standby;
+
+static void take_note(void *ctx, struct slice frame)
+{
+    struct frame_note f;
+    ck_assert(note_decode(frame, &f));
+    ck_assert_uint_eq(f.number, standby.number + 1);
+    standby.number = f.number;
+    standby.frames++;
+    ck_assert(notes_take(&standby.set, &f));
+    if (standby.set.n > standby.most)
+        standby.most = (unsigned)standby.set.n;
+    if (!standby.withheld)
+        delivery_noted(d, f.epoch, f.number);
+}
+
 static void setup(void)
 {
+    notes_clear(&standby.set);
+    memset(&standby, 0, sizeof standby);
     memset(&q, 0, sizeof q);
     memset(&srv, 0, sizeof srv);
     q.list = calloc(ROWS_MAX, sizeof *q.list);
@@ -428,7 +470,7 @@ static void setup(void)
     cfg.delivery.n_retry = 2;
     cfg.delivery.expire_ms = 86400000;
     cfg.delivery.tls = TLS_POLICY_OPPORTUNISTIC;
-    struct delivery_hooks hooks = {.may_deliver = may_deliver};
+    struct delivery_hooks hooks = {.may_deliver = may_deliver, .note = take_note};
     char err[200];
     d = delivery_new(&loop, &cfg, NULL, no_events, &hooks, err, sizeof err);
     ck_assert_msg(d != NULL, "%s", err);

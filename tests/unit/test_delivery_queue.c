@@ -12,6 +12,7 @@
 #include "node/base/crypto_openssl.h"
 #include "node/base/stream_uv.h"
 #include "node/delivery/delivery_uv.h"
+#include "replication/notes.h"
 
 #define SINK "/usr/sbin/smtp-sink"
 
@@ -92,6 +93,13 @@ static bool may_deliver(void *ctx)
     return true;
 }
 
+static void take_note(void *ctx, struct slice frame)
+{
+    struct frame_note f;
+    ck_assert(note_decode(frame, &f));
+    delivery_noted(delivery, f.epoch, f.number);
+}
+
 static void start_node(void)
 {
     static const struct storage_hooks hooks = {.batch = on_batch,
@@ -113,7 +121,7 @@ static void start_node(void)
     storage_request(storage, &r);
     UNTIL(promoted);
     queue = queue_new(&loop, storage, NULL, &cfg);
-    struct delivery_hooks dh = {.may_deliver = may_deliver};
+    struct delivery_hooks dh = {.may_deliver = may_deliver, .note = take_note};
     delivery = delivery_new(&loop, &cfg, queue, NULL, &dh, err, sizeof err);
     ck_assert_msg(delivery != NULL, "%s", err);
     queue_serve(queue, epoch);

@@ -17,6 +17,9 @@ static struct row_recipient random_recipient(void)
     struct row_recipient r = {.id = 1, .pos = {4 + rnd(2), 1 + rnd(4)}};
     r.state = (uint8_t)rnd(8);
     r.held = !rcpt_terminal(r.state) && rnd(2);
+    r.in_doubt = (uint8_t)(rcpt_terminal(r.state) ? 0 : rnd(3));
+    if (r.in_doubt == DOUBT_YES && rnd(2))
+        r.held |= HELD_IN_DOUBT;
     r.attempts = rnd(2);
     r.next_ms = rnd(3);
     r.code = (uint16_t)(rnd(2) ? 250 : 0);
@@ -26,9 +29,9 @@ static struct row_recipient random_recipient(void)
 
 static bool same_recipient(struct row_recipient a, struct row_recipient b)
 {
-    return a.state == b.state && a.held == b.held && a.attempts == b.attempts &&
-           a.next_ms == b.next_ms && a.code == b.code && slice_eq(a.reply, b.reply) &&
-           pos_cmp(a.pos, b.pos) == 0;
+    return a.state == b.state && a.held == b.held && a.in_doubt == b.in_doubt &&
+           a.attempts == b.attempts && a.next_ms == b.next_ms && a.code == b.code &&
+           slice_eq(a.reply, b.reply) && pos_cmp(a.pos, b.pos) == 0;
 }
 
 static struct row_recipient merged(struct row_recipient a, struct row_recipient b)
@@ -66,9 +69,31 @@ START_TEST(test_terminal_never_goes_back)
             ck_assert(rcpt_terminal(c.state));
         if (a.state == RCPT_DELIVERED || b.state == RCPT_DELIVERED)
             ck_assert_int_eq(c.state, RCPT_DELIVERED);
-        if (!rcpt_terminal(c.state))
-            ck_assert_int_eq(c.held, a.held | b.held);
+        if (rcpt_terminal(c.state))
+            continue;
+        ck_assert_int_eq(c.held & HELD_OPERATOR, (a.held | b.held) & HELD_OPERATOR);
+        ck_assert(!(c.held & HELD_IN_DOUBT) || c.in_doubt == DOUBT_YES);
     }
+}
+END_TEST
+
+START_TEST(test_an_outcome_settles_what_is_in_doubt)
+{
+    struct row_recipient old = {.id = 1, .pos = {4, 70}, .state = RCPT_QUEUED, .attempts = 3};
+    struct row_recipient doubt = {.id = 1,
+                                  .pos = {5, 90},
+                                  .state = RCPT_QUEUED,
+                                  .held = HELD_IN_DOUBT,
+                                  .in_doubt = DOUBT_YES,
+                                  .attempts = 2};
+    struct row_recipient c = merged(doubt, old); /* tried again, and deferred */
+    ck_assert(c.in_doubt == DOUBT_NONE && !c.held && c.attempts == 3);
+    old.attempts = 2; /* as it was before */
+    c = merged(doubt, old);
+    ck_assert(c.in_doubt == DOUBT_YES && c.held == HELD_IN_DOUBT);
+    old.pos.epoch = 6; /* nor does a newer row that knows of no outcome */
+    c = merged(old, doubt);
+    ck_assert(c.in_doubt == DOUBT_YES && c.held == HELD_IN_DOUBT);
 }
 END_TEST
 
@@ -120,6 +145,7 @@ int main(void)
     tcase_add_test(t, test_recipients_commute);
     tcase_add_test(t, test_recipients_associate);
     tcase_add_test(t, test_terminal_never_goes_back);
+    tcase_add_test(t, test_an_outcome_settles_what_is_in_doubt);
     tcase_add_test(t, test_opstate_commutes_and_associates);
     tcase_add_test(t, test_messages);
     suite_add_tcase(s, t);

@@ -54,11 +54,13 @@ static void on_report(void *ctx, const struct pair_event *ev)
     pthread_mutex_unlock(&e->lock);
 }
 
-static void on_watermark(void *ctx, uint32_t epoch, uint64_t committed, uint64_t settled)
+static void on_watermark(void *ctx, uint32_t epoch, uint64_t committed, uint64_t settled,
+                         uint64_t noted)
 {
     struct end *e = ctx;
     (void)epoch;
     (void)settled;
+    (void)noted;
     pthread_mutex_lock(&e->lock);
     e->committed = committed;
     pthread_mutex_unlock(&e->lock);

@@ -70,8 +70,10 @@ static struct row random_row(uint64_t *lsn)
     case 5:
         r = support_recipient(id, rnd(3), (uint8_t)rnd(8));
         r.recipient.attempts = rnd(2);
-        r.recipient.held = rnd(5) == 0;
-        r.recipient.in_doubt = rnd(5) == 0;
+        r.recipient.held = rnd(5) == 0 ? HELD_OPERATOR : 0;
+        r.recipient.in_doubt = (uint8_t)(rnd(3) ? 0 : rnd(3));
+        if (r.recipient.in_doubt == DOUBT_YES && rnd(2))
+            r.recipient.held |= HELD_IN_DOUBT;
         r.recipient.reply = rnd(2) ? SLICE_LIT("250 ok") : (struct slice){NULL, 0};
         break;
     case 6:
@@ -121,6 +123,7 @@ static void operate(struct store *s, uint64_t *lsn, struct buf *answers)
         ck_assert_int_eq(s->ops->each_bounce(s, r.message.id - 1, add_encoded, answers), 0);
     } else if (what == 16) {
         ck_assert_int_eq(s->ops->unmark(s, &r), STORE_OK);
+        ck_assert_int_eq(s->ops->each_noted(s, add_encoded, answers), 0);
     } else if (what == 17 && r.type == ROW_RECIPIENT) {
         ck_assert_int_eq(s->ops->count_recipients(s, r.recipient.id, &total, &open), 0);
         wire_put_u32(answers, total);
@@ -192,9 +195,9 @@ static bool classify_row(void *ctx, const struct row *r, enum unmerged_class mar
     if (r->type != ROW_RECIPIENT || rcpt_terminal(r->recipient.state))
         return true;
     const struct row_recipient *p = &r->recipient;
-    unsigned class = p->held                        ? CLASS_HELD
+    unsigned class = p->held & HELD_OPERATOR        ? CLASS_HELD
                      : p->state == RCPT_QUARANTINED ? CLASS_QUARANTINED
-                     : p->in_doubt                  ? CLASS_IN_DOUBT
+                     : p->in_doubt == DOUBT_YES     ? CLASS_IN_DOUBT
                      : p->attempts                  ? CLASS_DEFERRED
                                                     : CLASS_QUEUED;
     unsigned i = 0;
