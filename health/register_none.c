@@ -8,12 +8,12 @@
 #define MS(n) ((uint64_t)(n)*1000000u)
 
 enum {
-    GRACE_MS = 150,        /* for the other node's own answer: two sendings and a disk's write */
-    PROBE_MS = 5000,       /* while the other node is heard: for the status */
-    PROBE_SOON_MS = 200,   /* while it isn't */
-    SILENT_MS = 250,       /* two heartbeats lost and a bit: look whether the network is there */
-    PATIENCE_MS = 1000,    /* of an operation whose grounds are gone: the other node may vote */
-    PROBE_FRESH_MS = 1000, /* an answer asked for longer ago says nothing about now */
+    GRACE_MS = 150,       /* for the other node's own answer: two sendings and a disk's write */
+    PROBE_MS = 5000,      /* while the other node is heard: for the status */
+    PROBE_SOON_MS = 200,  /* while it isn't */
+    SILENT_MS = 250,      /* two heartbeats lost and a bit: look whether the network is there */
+    PATIENCE_MS = 1000,   /* of an operation whose grounds are gone: the other node may vote */
+    PROBE_FRESH_MS = 600, /* an answer asked for longer ago says nothing about now */
     PROBE_SHOWN_MS = 10000,
     FENCE_AGAIN_MS = 10000, /* after one that failed */
     FENCE_LOST_MS = 35000,  /* its own time limit is 30 s; by then nobody will tell */

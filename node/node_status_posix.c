@@ -99,9 +99,13 @@ static void check_pair(struct node_status *s)
     c = check(s, "clock", skew < WALL_APART_MS && skew > -WALL_APART_MS);
     snprintf(c->detail, sizeof c->detail, "the other node's wall clock is %+.1f s off",
              (double)skew / 1e3);
-    c = check(s, "auto_takeover", v->auto_takeover);
+    const struct config_arbiter *a = &s->config->arbiter;
+    bool manual = a->type == ARBITER_NONE && !a->takeover_auto;
+    c = check(s, "auto_takeover", v->auto_takeover || manual);
     snprintf(c->detail, sizeof c->detail,
-             c->ok ? "on" : "off: nobody takes over by itself (batonctl takeover on)");
+             manual  ? "takeover = \"manual\": an operator decides"
+             : c->ok ? "on"
+                     : "off: nobody takes over by itself (batonctl takeover on)");
 }
 
 /* What a store waits for is nothing that the roles know of. */

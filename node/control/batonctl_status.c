@@ -130,13 +130,19 @@ static void print_facts(const json_t *s, const json_t *before, FILE *f)
     struct table *t = table_new(2, "ll");
     char d[32], r[32];
     table_cell(t, "arbiter");
-    table_cell(t, "%s%s", str(s, "arbiter.type", "?"),
-               strcmp(str(s, "arbiter.type", ""), "none") == 0 ? ""
-               : yes(s, "arbiter.reachable")                   ? ", answers"
-                                                               : ", does not answer");
+    const char *detail = str(s, "arbiter.detail", NULL);
+    if (strcmp(str(s, "arbiter.type", ""), "none") == 0)
+        table_cell(t, "none%s%s", detail ? ", " : "", detail ? detail : "");
+    else
+        table_cell(t, "%s%s", str(s, "arbiter.type", "?"),
+                   yes(s, "arbiter.reachable") ? ", answers" : ", does not answer");
     table_cell(t, "takeover");
     const char *until = str(s, "auto_takeover_until", NULL);
-    table_cell(t, "%s%s%s", yes(s, "auto_takeover") ? "automatic" : "automatic takeover is off",
+    table_cell(t, "%s%s%s",
+               yes(s, "auto_takeover") ? "automatic"
+               : strcmp(str(s, "arbiter.takeover", ""), "manual") == 0
+                   ? "by an operator"
+                   : "automatic takeover is off",
                until ? ", on again at " : "", until ? until : "");
     table_cell(t, "queue");
     table_cell(t,

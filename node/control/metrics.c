@@ -73,7 +73,7 @@ static bool roles(struct buf *out, const struct node_status *s)
            gauge(out, "baton_lsn", (double)s->own_lsn, "Newest change that is durable here.") &&
            gauge(out, "baton_committed_lsn", (double)s->committed_lsn,
                  "Newest change that is as durable as the mode asks for.") &&
-           gauge(out, "baton_auto_takeover_enabled", s->pair.auto_takeover,
+           gauge(out, "baton_auto_takeover_enabled", s->pair.auto_takeover || status_manual(s),
                  "0 while automatic takeover is suspended by an operator.");
 }
 

@@ -42,6 +42,12 @@ const char *status_arbiter_type(const struct node_status *s)
     return names[s->config->arbiter.type];
 }
 
+bool status_manual(const struct node_status *s)
+{
+    const struct config *c = s->config;
+    return c->n_nodes > 1 && c->arbiter.type == ARBITER_NONE && !c->arbiter.takeover_auto;
+}
+
 const char *status_mode(const struct node_status *s)
 {
     static const char *const names[] = {NULL, "paired", "solo"};
@@ -109,7 +115,7 @@ static void pair_alarms(const struct node_status *s, struct status_alarm *out, u
     if (!p->auto_takeover && s->takeover_until_ms > s->wall_ms)
         alarm_add(out, n, "auto_takeover_off", false, "automatic takeover is off for another %s",
                   text_duration(when, s->takeover_until_ms - s->wall_ms));
-    else if (!p->auto_takeover)
+    else if (!p->auto_takeover && !status_manual(s))
         alarm_add(out, n, "auto_takeover_off", false,
                   "automatic takeover is off; back on with: batonctl takeover on");
     if (llabs((long long)p->peer_wall_skew_ms) > SKEW_ALARM_MS)
@@ -316,6 +322,10 @@ static void pair_json(json_t *o, const struct node_status *s)
     json_t *arbiter = json_object();
     set(arbiter, "type", text(status_arbiter_type(s)));
     set(arbiter, "reachable", json_boolean(s->arbiter.reachable[WITNESS]));
+    if (s->config->arbiter.type == ARBITER_NONE && !status_single(s))
+        set(arbiter, "takeover", text(status_manual(s) ? "manual" : "auto"));
+    if (s->arbiter.detail[0])
+        set(arbiter, "detail", text(s->arbiter.detail));
     set(o, "arbiter", arbiter);
     set(o, "voters", voters_json(s));
     set(o, "replication", replication_json(&s->replica));

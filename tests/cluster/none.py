@@ -145,8 +145,8 @@ def none_auto_standby_cut_off(t):
     """The standby's cables are cut, its probes too: it doesn't take over, and the primary goes on."""
     pair = t.begin(arbiter=auto(t))
     primary, standby = pair.wait_in_sync()
+    t.place.cut_both(standby.node, "w")  # first: cutting takes a while by itself
     t.place.cut_both(standby.node, primary.node)
-    t.place.cut_both(standby.node, "w")
     wait_until("the primary goes on alone", lambda: primary.status().get("mode") == "solo", 10)
     wait_until("the standby says why it waits", lambda: "no probe answers" in standby.status().get("why", ""), 10)
     stays("it doesn't take over", lambda: not_serving(standby), 3)
@@ -161,9 +161,10 @@ def none_auto_primary_cut_off(t):
     pair = t.begin(arbiter=auto(t))
     primary, standby = pair.wait_in_sync()
     t.disturbances += 1
-    since = time.monotonic()
-    t.place.cut_both(standby.node, primary.node)
     t.place.cut_both(primary.node, "w")
+    t.place.cut(standby.node, primary.node)
+    t.place.cut(primary.node, standby.node)
+    since = time.monotonic()
     t.takes_over(standby, since)
     wait_until("the old one is fenced", lambda: primary.role() == "fenced", 10)
     expect(not primary.banner().startswith("220"), "a fenced node sends clients away")
