@@ -427,6 +427,8 @@ static void bootstrap(struct pair *p, uint64_t op)
                            .tag = next_tag(p)};
     first.in_sync[p->cfg.self] = true;
     first.store[p->cfg.self] = p->store.id;
+    /* The operator's word goes for what follows as well, unless the other node is heard. */
+    p->alone_wanted |= p->cfg.none && op;
     pair_fx(p, (struct pair_effect){.type = PX_BOOTSTRAP, .record = first, .op = op});
 }
 

@@ -153,6 +153,7 @@ void pair_on_heartbeat(struct pair *p, const struct pair_event *ev)
     p->heard = true;
     p->peer = *h;
     p->peer_rx = p->now;
+    p->alone_wanted = false; /* it votes itself: nobody's word is needed */
     if (ev->wall_ms)
         p->peer_skew_ms = h->wall_ms - ev->wall_ms;
     note_acknowledgement(p, h);

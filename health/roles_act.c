@@ -294,6 +294,7 @@ void act_serve_solo(struct pair *p)
 {
     pair_publish_lease(p); /* must be there before delivery starts */
     serve(p);
+    p->alone_wanted = false;
     act_release_tail(p);
     pair_hook(p, "solo");
 }

@@ -430,9 +430,12 @@ static void copy_example(const char *name, const char *to)
 
 START_TEST(test_shipped_examples)
 {
-    static const char *const names[] = {"a.conf", "b.conf", "single.conf"};
+    static const char *const names[] = {"a.conf", "b.conf", "single.conf", "none.conf"};
     struct config_mistakes m = {.n = 0};
-    for (unsigned i = 0; i < 3; i++) {
+    char fence[300];
+    snprintf(fence, sizeof fence, "%s/fence", dir);
+    put(fence, "#!/bin/sh\n", 0755);
+    for (unsigned i = 0; i < 4; i++) {
         copy_example(names[i], file);
         struct config *c = config_load(file, &m);
         assert_no_mistakes(&m);
