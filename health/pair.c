@@ -510,7 +510,7 @@ static void take_event(struct pair *p, const struct pair_event *ev)
         p->idle = true;
         break;
     case PE_STORAGE_FAILED:
-        p->store_failed = true;
+        p->store_failed = BATON_MUTANT(FAILED_STORE_GOES_ON, false, true);
         break;
     case PE_STALLED:
         p->view_changed |= p->stalled != ev->flag;

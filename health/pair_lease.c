@@ -117,6 +117,7 @@ static void note_acknowledgement(struct pair *p, const struct heartbeat *h)
     /* From the send, not from the receipt: the other's clock starts later. And with the settings
      * that this very acknowledgement was given under. */
     uint64_t length = h->lease_ns && h->lease_ns < p->cfg.lease_ns ? h->lease_ns : p->cfg.lease_ns;
+    length = BATON_MUTANT(OWN_LEASE, p->cfg.lease_ns, length);
     if (sent > p->lease_base)
         p->lease_base = sent;
     if (sent + length > p->lease_end)

@@ -317,7 +317,7 @@ void act_ask_take_back(struct pair *p)
     struct record to = p->rec;
     unsigned peer = pair_peer(p);
     to.in_sync[peer] = true;
-    to.store[peer] = p->lease_from;
+    to.store[peer] = BATON_MUTANT(TAKE_BACK_ANY_STORE, p->peer.store, p->lease_from);
     p->ready = false;
     pair_change(p, FOR_TAKE_BACK, WARRANT_NONE, &to);
 }

@@ -41,7 +41,7 @@ uint32_t fact_seen(const struct pair *p)
     uint32_t seen = p->rec.version ? p->rec.epoch : 0;
     if (p->store.epoch_seen > seen)
         seen = p->store.epoch_seen;
-    return p->served_seen > seen ? p->served_seen : seen;
+    return BATON_MUTANT(CLAIM_BELOW_SEEN, false, p->served_seen > seen) ? p->served_seen : seen;
 }
 
 bool fact_below_seen(const struct pair *p)
@@ -153,9 +153,10 @@ bool when_orphan_over(const struct pair *p)
 bool when_forced_before(const struct pair *p)
 {
     uint32_t forced = p->store.forced;
-    return !p->rec_local && p->rec_read && p->store.open && p->store.fit && forced &&
-           (forced & 1) == p->cfg.self && forced == p->store.end.epoch && forced == fact_seen(p) &&
-           p->voters.version && p->voters.epoch < forced && idle_register(p);
+    return BATON_MUTANT(FORCE_FORGOTTEN, false, !p->rec_local) && p->rec_read && p->store.open &&
+           p->store.fit && forced && (forced & 1) == p->cfg.self && forced == p->store.end.epoch &&
+           forced == fact_seen(p) && p->voters.version && p->voters.epoch < forced &&
+           idle_register(p);
 }
 
 bool when_forced(const struct pair *p)
@@ -216,7 +217,7 @@ bool when_store_gone(const struct pair *p)
 bool when_old_lease_over(const struct pair *p)
 {
     uint64_t lease = p->cfg.lease_ns;
-    if (p->heard && p->peer.lease_ns > lease)
+    if (p->heard && BATON_MUTANT(OWN_LEASE, false, p->peer.lease_ns > lease))
         lease = p->peer.lease_ns;
     uint64_t wait = lease + lease / 50 + 10 * MS; /* x 1.02 + 10 ms: clock rates differ */
     return BATON_MUTANT(NO_LEASE_WAIT, true, p->no_lease_wait) ||
@@ -231,7 +232,7 @@ bool when_beaten(const struct pair *p)
 /* A store that isn't in sync may have been emptied for a full copy before the claim stopped it. */
 bool when_store_other(const struct pair *p)
 {
-    return !fact_named(p) || !p->store.fit;
+    return BATON_MUTANT(FORCED_STORE_OTHER, false, !fact_named(p) || !p->store.fit);
 }
 
 bool when_promoted_paired(const struct pair *p)
@@ -269,7 +270,7 @@ bool when_solo_durable(const struct pair *p)
 
 bool when_tail_due(const struct pair *p)
 {
-    return !p->tail_released && p->merged;
+    return !p->tail_released && BATON_MUTANT(TAIL_UNMERGED, p->attached, p->merged);
 }
 
 /* The fate of a change is known, and the record says alone. */

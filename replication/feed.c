@@ -64,6 +64,8 @@ static bool has_epoch(const struct history *h, uint32_t epoch)
 static bool lost_data(const struct replica *r, const struct frame_hello *h)
 {
     const struct primary *p = &r->p;
+    if (BATON_MUTANT(ROLLED_BACK_IS_FINE, true, false))
+        return false;
     if (store_id_eq(&h->store, &p->acked_store) && h->end.lsn < p->acked)
         return true;
     uint32_t epoch = p->known.epoch;

@@ -34,7 +34,15 @@
     X(ETCD_BACKUP_FOLLOWED, "a record restored from a backup of etcd is followed (25)")            \
     X(NOTE_AFTER_DOT, "a final dot doesn't wait until the standby has its note")                   \
     X(NOTE_NOT_RESENT, "what is noted isn't told again to a standby that attaches")                \
-    X(HOLD_NOTE_NOT_COMMITTED, "under `hold` a final dot doesn't wait for its durable note")
+    X(HOLD_NOTE_NOT_COMMITTED, "under `hold` a final dot doesn't wait for its durable note")       \
+    X(OWN_LEASE, "each side counts the lease by its own setting (23)")                             \
+    X(FAILED_STORE_GOES_ON, "a transaction failed after it was shipped, the epoch goes on (32)")   \
+    X(TAIL_UNMERGED, "a restarted primary delivers before the standby's tail is merged (17)")      \
+    X(TAKE_BACK_ANY_STORE, "the take-back names whatever store is there now (7)")                  \
+    X(ROLLED_BACK_IS_FINE, "a store that ends before what it acknowledged is as good (8)")         \
+    X(FORCE_FORGOTTEN, "a forced epoch is forgotten at a restart (13)")                            \
+    X(CLAIM_BELOW_SEEN, "an epoch is claimed below the one the peer serves in (25)")               \
+    X(FORCED_STORE_OTHER, "promoted with another store than the record names (7)")
 
 enum baton_mutant {
     MUTANT_NONE,

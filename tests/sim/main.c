@@ -238,6 +238,22 @@ static int run_seeds(const struct options *o)
     return failures > 0;
 }
 
+/* What only an operator's force reaches is looked for where most seeds know it. */
+static bool needs_force(enum baton_mutant m)
+{
+    switch (m) {
+    case MUTANT_HISTORY_AFTER_REPLY:
+    case MUTANT_SOLO_IS_QUARANTINED:
+    case MUTANT_UNMERGED_KEEP_LSN:
+    case MUTANT_FORCE_FORGOTTEN:
+    case MUTANT_CLAIM_BELOW_SEEN:
+    case MUTANT_FORCED_STORE_OTHER:
+        return true;
+    default:
+        return false;
+    }
+}
+
 /* Every mutant until a seed notices it; one that survives all seeds is a finding. */
 static int run_mutants(const struct options *o)
 {
@@ -250,7 +266,9 @@ static int run_mutants(const struct options *o)
     int survivors = 0;
     for (unsigned m = 1; m < MUTANTS; m++) {
         baton_mutant = (enum baton_mutant)m;
-        bool survives = child_runs(o, sh, o->from, o->from + o->seeds, 0);
+        struct options x = *o;
+        x.run.with_force = o->run.with_force || needs_force((enum baton_mutant)m);
+        bool survives = child_runs(&x, sh, o->from, o->from + o->seeds, 0);
         survivors += survives;
         if (survives)
             printf("FAIL sim/mutant %s (%s) survives %" PRIu64 " seeds\n", mutants[m].name,

@@ -132,7 +132,8 @@ static inline void on_fx(void *ctx, const struct pair_effect *fx)
         break;
     case PX_FOLLOW:
         if (fx->record.primary != i && fx->epoch > n->epoch_seen)
-            n->epoch_seen = fx->epoch;
+            n->epoch_seen = n->end_epoch = fx->epoch;
+        later(i, 20, store_event(n)); /* caught up, say */
         try_attach(!i);
         break;
     case PX_STEP_DOWN:
