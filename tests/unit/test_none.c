@@ -168,11 +168,14 @@ END_TEST
 START_TEST(test_auto_an_old_answer_is_none)
 {
     begin(true, false);
-    run(3000, true); /* probes answered all the time, until the cut */
+    run(3000, true);
+    /* Answered right before the last sign of life: the network was there then, not since. */
+    judge_probed(w.j, 0, true, w.now, w.now + MS(1));
+    w.now += MS(2);
+    judge_heard(w.j, w.now);
     w.probe_answers = false;
-    run(900, false);
     ask(WARRANT_SERVING);
-    run(100, false);
+    run(3000, false);
     ck_assert_uint_eq(w.votes, 0);
 }
 END_TEST
