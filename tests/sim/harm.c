@@ -198,14 +198,20 @@ static void random_id(struct sim *s, struct store_id *id)
 static bool old_disk_back(struct sim *s, unsigned self)
 {
     struct node *n = &s->node[self];
-    if (!n->disk.old || !books_spare(s, self))
+    if (!n->disk.old || !books_spare(s, self) || s->node[1 - self].disk.lost)
         return false;
     s->count.effect[F_EMPTY_STORE]++;
     node_crash(s, self, true, "and gets its old disk back");
+    const struct store_meta *now = store_memory_meta(n->disk.store);
+    struct store_id id = now->id;
+    n->disk.lost_end = now->end;
     store_memory_free(n->disk.store);
     n->disk.store = n->disk.old;
     n->disk.old = NULL;
     n->emptied_at = s->now; /* outcomes settled meanwhile are not on it */
+    /* A snapshot of the same store was put back in between: then this is another roll-back. */
+    if (store_id_eq(&id, &store_memory_meta(n->disk.store)->id))
+        books_rolled_back(s, n);
     s->books.check_all = true;
     faults_restart_later(s, self);
     return true;

@@ -143,7 +143,7 @@ void none_accepted(struct sim *s, const struct record *r)
         (r->version == was->version + 1 &&
          (r->epoch == was->epoch || (was->in_sync[r->primary] &&
                                      store_id_eq(&was->store[r->primary], &r->store[r->primary]))));
-    bool excused = !s->manual || s->plan.weight[F_FAILOVER] > 0;
+    bool excused = !s->manual || s->plan.weight[F_FAILOVER] > 0 || r->forced;
     if (in_line || s->books.split || !excused)
         return;
     s->books.split = true;
