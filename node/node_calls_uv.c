@@ -194,6 +194,16 @@ static void replication_epoch_over(void *ctx)
     leave(n);
 }
 
+static void replication_mended(void *ctx, uint64_t id, int how)
+{
+    struct node *n = ctx;
+    struct node_mail m = {.mended = {.id = id, .how = how}};
+    if (!enter(n))
+        return;
+    node_post(n, MAIL_MENDED, &m);
+    leave(n);
+}
+
 static void replication_op_done(void *ctx, uint64_t op, bool ok, const char *text)
 {
     struct node *n = ctx;
@@ -328,6 +338,24 @@ static void control_rejoin(void *ctx, bool discard, uint64_t op)
     leave(n);
 }
 
+static void control_verify(void *ctx, uint64_t op)
+{
+    struct node *n = ctx;
+    if (!enter(n))
+        return;
+    replication_verify(n->replication, op);
+    leave(n);
+}
+
+static void delivery_mend(void *ctx, uint64_t id)
+{
+    struct node *n = ctx;
+    if (!enter(n))
+        return;
+    replication_mend(n->replication, id);
+    leave(n);
+}
+
 static bool may_deliver(void *ctx)
 {
     const struct node *n = ctx;
@@ -394,6 +422,7 @@ struct replication_hooks node_replication_hooks(struct node *n)
                                       .report = replication_report,
                                       .watermark = replication_watermark,
                                       .epoch_over = replication_epoch_over,
+                                      .mended = replication_mended,
                                       .op_done = replication_op_done};
 }
 
@@ -422,11 +451,15 @@ struct control_hooks node_control_hooks(struct node *n)
                                   .read = control_read,
                                   .destinations = control_destinations,
                                   .reload = control_reload,
+                                  .verify = control_verify,
                                   .rejoin = control_rejoin};
 }
 
 struct delivery_hooks node_delivery_hooks(struct node *n)
 {
-    return (struct delivery_hooks){
-        .ctx = n, .may_deliver = may_deliver, .may_expire = may_expire, .note = note};
+    return (struct delivery_hooks){.ctx = n,
+                                   .may_deliver = may_deliver,
+                                   .may_expire = may_expire,
+                                   .note = note,
+                                   .mend = delivery_mend};
 }

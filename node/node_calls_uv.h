@@ -17,6 +17,7 @@ enum node_mail_type {
     MAIL_DESTINATIONS,
     MAIL_RELOAD,
     MAIL_OPSTATE,
+    MAIL_MENDED,
 };
 
 struct node_mail {
@@ -29,6 +30,10 @@ struct node_mail {
             uint64_t token;
             char *text; /* DESTINATIONS: what is queued; owned */
         };
+        struct {
+            uint64_t id;
+            int how; /* enum verify_mended */
+        } mended;
         struct {
             char *bytes; /* owned: the key, then the value */
             size_t n_key, n_value;

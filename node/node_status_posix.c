@@ -120,6 +120,15 @@ static void check_rejoin(struct node_status *s)
              "waits for batonctl rejoin --merge | --discard");
 }
 
+static void check_bodies(struct node_status *s)
+{
+    if (!s->delivery.damaged)
+        return;
+    snprintf(check(s, "bodies", false)->detail, sizeof s->checks->detail,
+             "%llu messages held: damaged on both nodes (batonctl queue list --state held)",
+             (unsigned long long)s->delivery.damaged);
+}
+
 static void check_disk(struct node_status *s, uint64_t free_bytes)
 {
     struct status_check *c = check(s, "disk", free_bytes >= s->config->queue.disk_reserve_bytes);
@@ -151,6 +160,7 @@ static void take_snapshot(struct node_status *s, const struct relay_snapshot *r)
     s->delivery.delivered_total = r->delivery.delivered_total;
     s->delivery.failed_total = r->delivery.failed_total;
     s->delivery.deferred_total = r->delivery.deferred_total;
+    s->delivery.damaged = r->delivery.damaged;
     s->delivery.delivered_per_s = r->delivery.delivered_per_s;
 }
 
@@ -204,6 +214,7 @@ void node_status(void *node, struct node_status *out)
     check_threads(n, out, now);
     check_storage(out);
     check_rejoin(out);
+    check_bodies(out);
     check_pair(out);
     check_disk(out, r.disk_free_bytes);
 }

@@ -258,6 +258,12 @@ static void on_mail(void *ctx, struct mail *mail)
     case MAIL_RELOAD:
         on_reload(n, m->token);
         break;
+    case MAIL_MENDED:
+        delivery_mended(n->delivery, m->mended.id,
+                        m->mended.how == VERIFY_NO_COPY ? MEND_HOLD
+                        : m->mended.how == VERIFY_AWAY  ? MEND_LATER
+                                                        : MEND_RETRY);
+        break;
     case MAIL_OPSTATE:
         delivery_opstate(n->delivery, slice_of(m->opstate.bytes, m->opstate.n_key),
                          slice_of(m->opstate.bytes + m->opstate.n_key, m->opstate.n_value));

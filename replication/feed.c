@@ -35,6 +35,7 @@ void feed_lost(struct replica *r, const char *why)
     *d = (struct feed){.state = FEED_NONE};
     if (why)
         replica_close_link(r, link, why);
+    verify_lost(r, "the standby went away");
     if (!attached || r->role != PRIMARY)
         return;
     commit_feed_lost(r);
@@ -577,6 +578,10 @@ void feed_frame(struct replica *r, uint8_t type, struct slice payload)
         on_ack(r, payload);
     else if (type == FRAME_UNMERGED)
         on_unmerged(r, payload);
+    else if (type == FRAME_TOLD)
+        verify_told(r, payload);
+    else if (type == FRAME_VERIFY)
+        verify_start(r, 0);
     else
         feed_lost(r, "a frame out of turn");
 }

@@ -66,6 +66,7 @@ void follow_lost(struct replica *r, const char *why)
     f->session = 0;
     f->cookie = 0;
     forget_upload(r);
+    verify_forget(r);
     if (why)
         replica_close_link(r, link, why);
 }
@@ -586,6 +587,12 @@ bool follow_reply(struct replica *r, struct store_reply *reply)
     return true;
 }
 
+static void on_verified(struct replica *r, struct slice payload)
+{
+    if (!verified_decode(payload, &r->verify.view))
+        follow_lost(r, "malformed frame");
+}
+
 void follow_frame(struct replica *r, uint8_t type, struct slice payload)
 {
     struct follow *f = &r->f;
@@ -600,6 +607,10 @@ void follow_frame(struct replica *r, uint8_t type, struct slice payload)
         on_committed(r, payload);
     else if (type == FRAME_NOTE && f->state == FOLLOW_ATTACHED)
         on_note(r, payload);
+    else if (type == FRAME_ASK && f->state == FOLLOW_ATTACHED)
+        verify_asked(r, payload);
+    else if (type == FRAME_VERIFIED && f->state == FOLLOW_ATTACHED)
+        on_verified(r, payload);
     else if (type == FRAME_MERGED && talks)
         on_merged(r, payload);
     else

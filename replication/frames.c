@@ -158,3 +158,63 @@ bool merged_decode(struct slice s, uint64_t *sequence)
     *sequence = wire_get_u64(&r);
     return wire_done(&r);
 }
+
+bool ask_encode(struct buf *b, const struct frame_ask *a)
+{
+    return wire_put_u64(b, a->token) && wire_put_u8(b, a->what) && wire_put_u64(b, a->id) &&
+           wire_put_u64(b, a->upto) && wire_put_u32(b, a->from) && wire_put_u8(b, a->more) &&
+           wire_put_bytes(b, a->rows);
+}
+
+bool ask_decode(struct slice s, struct frame_ask *a)
+{
+    struct wire_reader r = wire_read(s);
+    a->token = wire_get_u64(&r);
+    a->what = wire_get_u8(&r);
+    a->id = wire_get_u64(&r);
+    a->upto = wire_get_u64(&r);
+    a->from = wire_get_u32(&r);
+    a->more = get_flag(&r);
+    a->rows = wire_get_bytes(&r, FRAME_MAX);
+    return wire_done(&r) && a->what >= ASK_DIGESTS && a->what <= ASK_MEND;
+}
+
+bool told_encode(struct buf *b, const struct frame_told *t)
+{
+    return wire_put_u64(b, t->token) && wire_put_u8(b, t->err) && wire_put_u8(b, t->more) &&
+           wire_put_u64(b, t->next) && wire_put_bytes(b, t->bytes);
+}
+
+bool told_decode(struct slice s, struct frame_told *t)
+{
+    struct wire_reader r = wire_read(s);
+    t->token = wire_get_u64(&r);
+    t->err = wire_get_u8(&r);
+    t->more = get_flag(&r);
+    t->next = wire_get_u64(&r);
+    t->bytes = wire_get_bytes(&r, FRAME_MAX);
+    return wire_done(&r);
+}
+
+bool verified_encode(struct buf *b, const struct verify_view *v)
+{
+    return wire_put_u64(b, v->run) && wire_put_u8(b, v->running) && wire_put_u64(b, v->compared) &&
+           wire_put_u64(b, v->differing) && wire_put_u64(b, v->repaired) &&
+           wire_put_u64(b, v->unrepairable) && wire_put_bytes(b, slice_str(v->why));
+}
+
+bool verified_decode(struct slice s, struct verify_view *v)
+{
+    struct wire_reader r = wire_read(s);
+    memset(v, 0, sizeof *v);
+    v->run = wire_get_u64(&r);
+    v->running = get_flag(&r);
+    v->compared = wire_get_u64(&r);
+    v->differing = wire_get_u64(&r);
+    v->repaired = wire_get_u64(&r);
+    v->unrepairable = wire_get_u64(&r);
+    struct slice why = wire_get_bytes(&r, sizeof v->why - 1);
+    if (why.n)
+        memcpy(v->why, why.p, why.n);
+    return wire_done(&r);
+}

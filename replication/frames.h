@@ -5,6 +5,7 @@
 #define BATON_REPLICATION_FRAMES_H
 
 #include "replication/apply.h"
+#include "replication/port.h"
 
 enum { CLUSTER_NAME_MAX = 64, REFUSAL_MAX = 300, FRAME_SMALL_MAX = 16384 };
 
@@ -62,6 +63,31 @@ struct frame_unmerged {
     uint32_t n_rows;
     struct slice rows; /* n times (u8 enum unmerged_class, row) */
 };
+
+/* Questions of the primary to the follower, and its answers (verify.h). One at a time. */
+enum ask_what { ASK_DIGESTS = 1, ASK_ROWS, ASK_MEND };
+struct frame_ask {
+    uint64_t token;
+    uint8_t what; /* enum ask_what */
+    uint64_t id;  /* DIGESTS: above it; else the message */
+    uint64_t upto;
+    uint32_t from; /* ROWS: first chunk */
+    bool more;     /* MEND: further rows follow */
+    struct slice rows;
+};
+struct frame_told {
+    uint64_t token;
+    uint8_t err; /* enum store_err */
+    bool more;
+    uint64_t next; /* as in store_reply.first */
+    struct slice bytes;
+};
+bool ask_encode(struct buf *b, const struct frame_ask *a);
+bool ask_decode(struct slice s, struct frame_ask *a);
+bool told_encode(struct buf *b, const struct frame_told *t);
+bool told_decode(struct slice s, struct frame_told *t);
+bool verified_encode(struct buf *b, const struct verify_view *v);
+bool verified_decode(struct slice s, struct verify_view *v);
 
 bool hello_encode(struct buf *b, const struct frame_hello *h);
 /* False with h->version set to what the frame is written in where that is no version that this

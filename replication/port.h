@@ -6,6 +6,16 @@
 
 #include "replication/apply.h"
 
+#define ROWS_WITHOUT_CHUNKS UINT32_MAX /* SR_ROWS: only the message and its recipients */
+
+/* How a comparison of both stores stands (verify.h). */
+struct verify_view {
+    uint64_t run; /* how many there were in this process of the primary, with this one */
+    bool running;
+    uint64_t compared, differing, repaired, unrepairable; /* messages */
+    char why[100]; /* it ended early, because; "": it didn't */
+};
+
 /* Bytes shared between threads; freed with the last reference (atomic count). */
 struct shared {
     _Atomic unsigned refs;
@@ -42,6 +52,14 @@ enum store_request_type {
     SR_EPOCH_SEEN, /* meta.epoch_seen = max(., epoch), durable */
     SR_COMMITTED,  /* remember meta.committed with the next transaction; not answered */
     SR_META,       /* just tell the meta */
+    SR_DIGESTS,    /* served by a reader of its own: digests (digest.h) of messages with ids above
+                      `first` up to pos.lsn, at most `limit`; reply.first: the last id covered, more */
+    SR_ROWS, /* likewise: rows of message `first` from chunk `skip` on, about `limit` bytes; chunks,
+                then the message, then its recipients; reply.first: the next chunk, more. From 0:
+                not before its body was found to be right, else STORE_CORRUPT. ROWS_WITHOUT_CHUNKS
+              */
+    SR_MEND, /* bytes: SR_ROWS of message `first` from the other node: its body is put back here,
+                under the positions that its rows have here. STORE_CORRUPT: that copy is bad, too */
     SR_CHANGES, /* served by a reader: rows after lsn `first`, at most `limit` bytes, as one encoded
                    batch whose `complete` says that everything up to the store's end was read */
 };

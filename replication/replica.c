@@ -27,6 +27,8 @@ struct replica *replica_new(const struct replica_config *c, const char *cluster,
         r->cfg.catch_up_bytes = 1 << 20;
     if (!r->cfg.window_bytes)
         r->cfg.window_bytes = WINDOW_BYTES;
+    if (!r->cfg.repair_bytes)
+        r->cfg.repair_bytes = 64 << 20;
     assert(r->cfg.window_bytes <= WINDOW_BYTES); /* what the other side bears with */
     assert(r->cfg.catch_up_bytes + BODY_CHUNK_BYTES * 2 < FRAME_MAX);
     snprintf(r->cluster, sizeof r->cluster, "%s", cluster);
@@ -45,6 +47,9 @@ void replica_free(struct replica *r)
     ring_clear(&r->p.ring);
     notes_clear(&r->notes);
     shared_unref(r->f.uploading);
+    shared_unref(r->verify.own);
+    buf_free(&r->verify.rows);
+    buf_free(&r->answering.rows);
     free(r->pending);
     buf_free(&r->out);
     free(r);
@@ -248,10 +253,13 @@ static void on_store(struct replica *r, struct store_reply *reply)
     if (reply->type == SR_PROMOTE && reply->cookie == r->promote_cookie)
         promoted(r, reply); /* sees the meta of before, too */
     /* Readers answer beside the storage thread: their meta may be older. */
-    if (reply->type != SR_CHANGES && reply->type != SR_UNMERGED)
+    if (reply->type != SR_CHANGES && reply->type != SR_UNMERGED && reply->type != SR_DIGESTS &&
+        reply->type != SR_ROWS)
         r->meta = reply->meta;
     if (reply->type == SR_CLOSE && reply->cookie == r->closing_cookie)
         closed(r);
+    else if ((r->role == PRIMARY && verify_reply(r, reply)) || verify_answer(r, reply))
+        ;
     else if (!follow_reply(r, reply) && r->role == PRIMARY && !commit_reply(r, reply))
         feed_reply(r, reply); /* or it is of a link or an epoch that is over */
     shared_unref(reply->bytes);
@@ -338,6 +346,7 @@ static void on_tick(struct replica *r)
     commit_tick(r);
     feed_committed(r);
     feed_pump(r);
+    verify_go(r);
 }
 
 /* ---- invariants ---- */
@@ -407,6 +416,12 @@ void replica_step(struct replica *r, const struct replica_event *ev, uint64_t no
         break;
     case RE_TICK:
         on_tick(r);
+        break;
+    case RE_VERIFY:
+        verify_start(r, ev->op);
+        break;
+    case RE_MEND:
+        verify_mend(r, ev->id);
         break;
     case RE_REJOIN:
         follow_rejoin(r, ev->flag, ev->op);
@@ -480,6 +495,7 @@ static void view_follower(const struct replica *r, struct replica_view *out)
 void replica_view(const struct replica *r, uint64_t now_ns, struct replica_view *out)
 {
     memset(out, 0, sizeof *out);
+    out->verify = r->verify.view;
     if (r->role == PRIMARY)
         view_primary(r, now_ns, out);
     else if (r->role == FOLLOWS)

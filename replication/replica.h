@@ -18,6 +18,8 @@ struct replica_config {
     size_t ring_bytes;     /* cap of the ring of recent own batches; default 64 MiB */
     size_t catch_up_bytes; /* of one read; default 1 MiB */
     size_t window_bytes;   /* of batches sent and not yet applied there; default 8 MiB */
+    size_t repair_bytes;   /* rows of one message that is mended; default 64 MiB */
+    bool single;           /* there is no other node */
     uint8_t random[16];    /* of this process: store ids for full copies are made from it */
 };
 
@@ -34,6 +36,8 @@ enum replica_event_type {
     RE_FRAME,       /* one frame, type and payload, from `link` */
     RE_DRAINED_OUT, /* `link` has handed all to the kernel: the feed may go on (back-pressure) */
     RE_TICK,        /* every 50 ms or so */
+    RE_VERIFY,      /* an operator wants both stores compared; answered by RX_OP_DONE with op */
+    RE_MEND,        /* a delivery found the body of message id damaged; answered by RX_MENDED */
     RE_REJOIN,      /* the operator's word about a store that was away for too long. flag: discard;
                        answered by RX_OP_DONE with op */
 };
@@ -48,7 +52,15 @@ struct replica_event {
     uint8_t frame;
     struct slice payload;
     bool flag;
-    uint64_t op;
+    uint64_t op, id;
+};
+
+/* What became of a message whose body failed its checksum. */
+enum verify_mended {
+    VERIFY_MENDED,  /* put back from the other copy */
+    VERIFY_SAME,    /* nothing is wrong (any more) */
+    VERIFY_NO_COPY, /* neither node has it as it was accepted */
+    VERIFY_AWAY     /* the other node can't be asked now */
 };
 
 enum replica_effect_type {
@@ -61,6 +73,7 @@ enum replica_effect_type {
     RX_WATERMARK,  /* epoch, committed, settled (protocol 4.3, 4.5), noted (9) */
     RX_EPOCH_OVER, /* the epoch has ended here: whatever waits in it stays undecided */
     RX_REPORT,     /* an event for the pair core */
+    RX_MENDED,     /* id, mended: also for what a comparison found; the relay holds NO_COPY */
     RX_OP_DONE,    /* op, ok, text: the answer to an operator */
     RX_LOG,        /* text, for the log; ok = false: warning */
 };
@@ -75,7 +88,8 @@ struct replica_effect {
     uint32_t epoch;
     uint64_t committed, settled, noted;
     struct pair_event report;
-    uint64_t op;
+    uint64_t op, id;
+    uint8_t mended; /* enum verify_mended */
     bool ok;
     char text[200];
 };
@@ -97,6 +111,10 @@ enum frame_type {
     FRAME_NOTE,      /* deliveries about to get their final dot (section 9); the first one after
                         the attachment replaces all that was noted */
     FRAME_PING,
+    FRAME_ASK,      /* primary: a question about the follower's store (verify.h) */
+    FRAME_TOLD,     /* follower: its answer */
+    FRAME_VERIFY,   /* follower: its operator wants both stores compared */
+    FRAME_VERIFIED, /* primary: how that stands */
 };
 enum { FRAME_MAX = 16 << 20 };
 
@@ -107,6 +125,7 @@ struct replica_view { /* for status */
     uint64_t own_lsn, committed, standby_received, standby_durable;
     uint64_t lag_changes, lag_ns;
     struct store_id follower;
+    struct verify_view verify;
     char progress[120]; /* "full copy: 1234 of ~5000 changes" */
 };
 

@@ -9,6 +9,7 @@
 #include "replication/notes.h"
 #include "replication/replica.h"
 #include "replication/ring.h"
+#include "replication/verify.h"
 
 enum {
     WINDOW_BYTES = 8 << 20, /* of batches sent and not yet applied: bounds the follower's memory */
@@ -139,7 +140,9 @@ struct replica {
     struct primary p;
     struct follow f;
     struct pos reached; /* follower: see frame_hello */
-    bool waits;         /* follower: away for too long, the operator has to decide */
+    struct verify verify;
+    struct answering answering;
+    bool waits; /* follower: away for too long, the operator has to decide */
     struct pos waits_shared;
     enum rejoin_order order;
     /* What is noted: a primary's own, or what the followed one told. It stays when the epoch ends,

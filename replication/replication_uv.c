@@ -278,6 +278,9 @@ static void carry_out(void *ctx, const struct replica_effect *fx)
     case RX_REPORT:
         r->hooks.report(r->hooks.ctx, &fx->report);
         break;
+    case RX_MENDED:
+        r->hooks.mended(r->hooks.ctx, fx->id, fx->mended);
+        break;
     case RX_OP_DONE:
         r->hooks.op_done(r->hooks.ctx, fx->op, fx->ok, fx->text);
         break;
@@ -499,7 +502,9 @@ struct replication *replication_start(const struct config *c, const uint8_t clus
     struct replica_config rc = {.self = c->node == 'b' ? NODE_B : NODE_A,
                                 .standby_timeout_ns = c->health.standby_timeout_ms * MS,
                                 .retention_ms = c->queue.retention_ms,
-                                .quarantine_ms = c->queue.quarantine_ms};
+                                .quarantine_ms = c->queue.quarantine_ms,
+                                .single = c->n_nodes < 2,
+                                .repair_bytes = c->limits.message_bytes + (16 << 20)};
     crypto_random(rc.random, sizeof rc.random);
     r->core = replica_new(&rc, c->cluster, meta, carry_out, r);
     atomic_store(&r->alive_ns, clock_boot_ns());
@@ -571,6 +576,20 @@ void replication_notes(struct replication *r, struct slice frame)
 {
     struct letter *x = letter(MAIL_NOTES, sizeof x->notes);
     x->notes = shared_new(frame);
+    mailbox_post(r->mailbox, &x->mail);
+}
+
+void replication_verify(struct replication *r, uint64_t op)
+{
+    struct letter *x = letter(MAIL_EVENT, sizeof x->event);
+    x->event = (struct replica_event){.type = RE_VERIFY, .op = op};
+    mailbox_post(r->mailbox, &x->mail);
+}
+
+void replication_mend(struct replication *r, uint64_t id)
+{
+    struct letter *x = letter(MAIL_EVENT, sizeof x->event);
+    x->event = (struct replica_event){.type = RE_MEND, .id = id};
     mailbox_post(r->mailbox, &x->mail);
 }
 

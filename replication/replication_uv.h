@@ -18,6 +18,8 @@ struct replication_hooks {
     void (*watermark)(void *ctx, uint32_t epoch, uint64_t committed, uint64_t settled,
                       uint64_t noted); /* post to relay and health_set_lsn */
     void (*epoch_over)(void *ctx);
+    /* What became of a body that failed its checksum (enum verify_mended). */
+    void (*mended)(void *ctx, uint64_t id, int how);
     void (*op_done)(void *ctx, uint64_t op, bool ok, const char *text); /* to an operator */
 };
 
@@ -34,6 +36,8 @@ void replication_durable(struct replication *r, struct pos end);
 /* The operator's word about a store that was away for too long; answered by hooks.op_done. */
 void replication_rejoin(struct replication *r, bool discard, uint64_t op);
 void replication_notes(struct replication *r, struct slice frame); /* RE_NOTES; copied */
+void replication_verify(struct replication *r, uint64_t op);       /* answered likewise */
+void replication_mend(struct replication *r, uint64_t id);         /* answered by hooks.mended */
 void replication_view(const struct replication *r,
                       struct replica_view *out); /* last published, at most 100 ms old */
 bool replication_alive(const struct replication *r, uint64_t max_age_ns);

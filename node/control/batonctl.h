@@ -62,6 +62,7 @@ int verb_failover(const struct cli *c);
 int verb_takeover(const struct cli *c);
 int verb_rejoin(const struct cli *c);
 int verb_start(const struct cli *c);
+int verb_verify(const struct cli *c);
 int verb_queue_list(const struct cli *c);
 int verb_queue_show(const struct cli *c);
 int verb_queue_body(const struct cli *c);

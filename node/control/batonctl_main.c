@@ -72,7 +72,12 @@ static const struct verb verbs[] = {
      "             delivered meanwhile and is forgotten by now goes out again\n"
      "  --discard  give it up; says how many messages that are, and asks\n"
      "  --yes      don't ask\n"},
-    {"verify", 0, 0, O_ABSENT, true, verb_absent, "verify", "Not in this version.\n"},
+    {"verify", 0, 0, 0, false, verb_verify, "verify",
+     "Compares both stores message by message and checks every body, beside all other work; "
+     "repairs\n"
+     "what fails from the other copy. Prints progress and totals; exits 1 when something could "
+     "not\n"
+     "be repaired. On either node.\n"},
     {"queue list", 0, 0, O_ID | O_SELECTOR | O_LIMIT, false, verb_queue_list,
      "queue list [SELECTOR] [--limit N]",
      "Messages with their recipients: state, attempts, next attempt and the last reply.\n"

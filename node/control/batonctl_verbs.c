@@ -142,6 +142,82 @@ int verb_failover(const struct cli *c)
     return ask_and_say(c, r);
 }
 
+static uint64_t field(const json_t *o, const char *key)
+{
+    return (uint64_t)json_integer_value(json_object_get(o, key));
+}
+
+static void print_verify(const json_t *v, FILE *f)
+{
+    fprintf(f, "%llu compared, %llu differing, %llu repaired, %llu unrepairable\n",
+            (unsigned long long)field(v, "compared"), (unsigned long long)field(v, "differing"),
+            (unsigned long long)field(v, "repaired"), (unsigned long long)field(v, "unrepairable"));
+    fflush(f);
+}
+
+/* The comparison as status tells of it, owned; NULL: *code. */
+static json_t *ask_verify(const struct cli *c, int *code)
+{
+    json_t *s = cli_ask_one(c, cli_request(c, "status"), code);
+    json_t *v = json_incref(json_object_get(s, "verify"));
+    json_decref(s);
+    return v;
+}
+
+/* It has begun; the node goes on with it whether we look or not. */
+static int watch_verify(const struct cli *c, uint64_t before)
+{
+    enum { LOOK_MS = 250, PRINT_LOOKS = 8, BEGIN_LOOKS = 80 };
+    bool seen = false;
+    for (unsigned looks = 1;; looks++) {
+        int code;
+        json_t *v = ask_verify(c, &code);
+        if (!v)
+            return code ? code : EXIT_REFUSED;
+        bool running = json_is_true(json_object_get(v, "running"));
+        const char *why = json_string_value(json_object_get(v, "why"));
+        seen = seen || running;
+        if (!running && (seen || field(v, "run") != before)) {
+            bool good = !field(v, "unrepairable") && !(why && *why);
+            if (c->json) {
+                char *all = json_dumps(v, JSON_INDENT(2));
+                puts(all ? all : "");
+                free(all);
+            } else {
+                print_verify(v, stdout);
+            }
+            if (why && *why)
+                fprintf(stderr, "batonctl verify: failed: it ended early: %s\n", why);
+            else if (!good)
+                fprintf(stderr, "batonctl verify: failed: some messages could not be repaired; the "
+                                "log names them\n");
+            json_decref(v);
+            return good ? EXIT_DONE : EXIT_REFUSED;
+        }
+        if (!running && looks == BEGIN_LOOKS) {
+            fprintf(stderr, "batonctl verify: failed: the primary didn't begin\n");
+            json_decref(v);
+            return EXIT_REFUSED;
+        }
+        if (running && !c->json && looks % PRINT_LOOKS == 0)
+            print_verify(v, stdout);
+        json_decref(v);
+        cli_sleep_ms(LOOK_MS);
+    }
+}
+
+int verb_verify(const struct cli *c)
+{
+    int code;
+    json_t *v = ask_verify(c, &code);
+    if (!v)
+        return code ? code : EXIT_REFUSED;
+    uint64_t before = field(v, "run");
+    json_decref(v);
+    code = cli_ask(c, cli_request(c, "verify"), false, NULL, NULL, NULL);
+    return code == EXIT_DONE ? watch_verify(c, before) : code;
+}
+
 static void event(void *ctx, json_t *data)
 {
     char *line = json_dumps(data, JSON_COMPACT);

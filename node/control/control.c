@@ -11,15 +11,25 @@ static const struct {
     const char *name;
     enum control_verb verb;
 } verbs[] = {
-    {"status", CONTROL_STATUS},       {"switchover", CONTROL_SWITCHOVER},
-    {"failover", CONTROL_FAILOVER},   {"bootstrap", CONTROL_BOOTSTRAP},
-    {"start", CONTROL_START_ALONE},   {"takeover", CONTROL_TAKEOVER},
-    {"list", CONTROL_LIST},           {"show", CONTROL_SHOW},
-    {"body", CONTROL_BODY},           {"summary", CONTROL_SUMMARY},
-    {"select", CONTROL_SELECT},       {"destinations", CONTROL_DESTINATIONS},
-    {"events", CONTROL_EVENTS},       {"reload", CONTROL_RELOAD},
-    {"rejoin", CONTROL_REJOIN},       {"order", CONTROL_ORDER},
-    {"campaigns", CONTROL_CAMPAIGNS}, {"suppressed", CONTROL_SUPPRESSED},
+    {"status", CONTROL_STATUS},
+    {"switchover", CONTROL_SWITCHOVER},
+    {"failover", CONTROL_FAILOVER},
+    {"bootstrap", CONTROL_BOOTSTRAP},
+    {"start", CONTROL_START_ALONE},
+    {"takeover", CONTROL_TAKEOVER},
+    {"list", CONTROL_LIST},
+    {"show", CONTROL_SHOW},
+    {"body", CONTROL_BODY},
+    {"summary", CONTROL_SUMMARY},
+    {"select", CONTROL_SELECT},
+    {"destinations", CONTROL_DESTINATIONS},
+    {"events", CONTROL_EVENTS},
+    {"reload", CONTROL_RELOAD},
+    {"rejoin", CONTROL_REJOIN},
+    {"order", CONTROL_ORDER},
+    {"verify", CONTROL_VERIFY},
+    {"campaigns", CONTROL_CAMPAIGNS},
+    {"suppressed", CONTROL_SUPPRESSED},
 };
 static const char *const actions[] = {"hold", "release", "retry", "cancel"};
 static const char *const states[] = {"queued", "deferred", "held", "quarantined", "in-doubt"};

@@ -29,6 +29,7 @@ enum control_verb {
     CONTROL_DESTINATIONS,
     CONTROL_EVENTS, /* id or 0: follow */
     CONTROL_RELOAD,
+    CONTROL_VERIFY,     /* compare both stores */
     CONTROL_ORDER,      /* kind, on, names: pause, resume, suppress */
     CONTROL_CAMPAIGNS,  /* what is queued and paused, per campaign */
     CONTROL_SUPPRESSED, /* the addresses */

@@ -239,6 +239,9 @@ void control_answer_begin(struct client *cl)
     case CONTROL_RELOAD:
         h->reload(h->ctx, control_wait(cl, cl->request.timeout_ms));
         break;
+    case CONTROL_VERIFY:
+        h->verify(h->ctx, control_wait(cl, cl->request.timeout_ms));
+        break;
     case CONTROL_REJOIN:
         begin_rejoin(cl);
         break;

@@ -91,6 +91,10 @@ void control_recipient_why(const struct row_recipient *r, uint64_t id, int64_t n
         if (r->attempts)
             buf_printf(out, " at attempt %" PRIu32, r->attempts);
         reply_of(r, "; ", out);
+    } else if (r->held && !r->code && slice_eq(r->enhanced, SLICE_LIT(REASON_ENHANCED))) {
+        buf_append_str(out, "held: ");
+        buf_append_slice(out, r->reply);
+        buf_printf(out, "; tried again after: batonctl queue release --id %s", hex);
     } else if (r->held) {
         buf_printf(out, "held by an operator; release: batonctl queue release --id %s", hex);
         reply_of(r, "; last: ", out);

@@ -24,6 +24,8 @@ struct control_hooks {
     void (*destinations)(void *ctx, uint64_t op, struct slice queued);
     /* Reload: control_op_done() follows; its text lists what was taken and what needs a restart. */
     void (*reload)(void *ctx, uint64_t op);
+    /* Compare both stores; control_op_done() follows when it has begun, status tells the rest. */
+    void (*verify)(void *ctx, uint64_t op);
     /* The word about a store that was away for too long; control_op_done() follows. */
     void (*rejoin)(void *ctx, bool discard, uint64_t op);
 };

@@ -201,6 +201,19 @@ static void set(json_t *o, const char *key, json_t *value)
     (void)rc;
 }
 
+static json_t *verify_json(const struct verify_view *v)
+{
+    json_t *o = json_object();
+    set(o, "run", count(v->run));
+    set(o, "running", json_boolean(v->running));
+    set(o, "compared", count(v->compared));
+    set(o, "differing", count(v->differing));
+    set(o, "repaired", count(v->repaired));
+    set(o, "unrepairable", count(v->unrepairable));
+    set(o, "why", text(v->why));
+    return o;
+}
+
 static json_t *peer_json(const struct node_status *s)
 {
     const struct config_node *peer = config_peer(s->config);
@@ -375,6 +388,7 @@ bool status_json(struct buf *out, const struct node_status *s, bool indent)
     pair_json(o, s);
     counters_json(o, s);
     set(o, "takeovers", takeovers_json(&s->pair));
+    set(o, "verify", verify_json(&s->replica.verify));
     set(o, "checks", checks_json(s));
     char *all = json_dumps(o, (indent ? JSON_INDENT(2) : JSON_COMPACT) | JSON_REAL_PRECISION(12));
     json_decref(o);

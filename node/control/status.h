@@ -36,7 +36,7 @@ struct node_status {
         uint64_t sessions, connections_total, accepted_total, refused_total, bytes_total;
     } smtp;
     struct {
-        uint64_t connections, delivered_total, failed_total, deferred_total;
+        uint64_t connections, delivered_total, failed_total, deferred_total, damaged;
         double delivered_per_s;
     } delivery;
     struct {

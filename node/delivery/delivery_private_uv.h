@@ -35,6 +35,7 @@ enum {
     TICK_MS = 50,      /* grain of rate limits */
     HOUSEKEEPING_MS = 1000,
     RATE_SECONDS = 10,
+    MEND_MS = 60000, /* for the other node's copy of a body */
 };
 
 /* A message in memory; its jobs share it. */
@@ -103,6 +104,15 @@ struct link {
     struct outcome *outcomes; /* not yet settled */
 };
 
+/* Recipients whose message waits for its body to be mended; they stay in hand. */
+struct mending {
+    struct mending *next;
+    struct job *job;
+    uint64_t since_ms, generation;
+    bool holding; /* the hold is on its way */
+    char remote[MX_NAME_MAX + 80];
+};
+
 struct outcome;
 
 struct scan {
@@ -153,6 +163,7 @@ struct delivery {
     size_t bytes;
     struct scan scan;
     struct pauses pauses;
+    struct mending *mending;
     unsigned n_links, dots, n_resolving;
     uint64_t n_outcomes;   /* and other changes that a hand-over waits for */
     struct buf note_frame; /* on its way with this round of the loop */
@@ -221,6 +232,11 @@ void noting_pause(struct delivery *d);
 void noting_resume(struct delivery *d);
 void noting_forget(struct delivery *d); /* the epoch is over */
 void noting_flush(struct delivery *d);
+
+/* mend_uv.c */
+void mend_begin(struct link *l, struct job *j); /* takes j */
+void mend_tick(struct delivery *d);
+void mend_reset(struct delivery *d);
 
 /* outcome_uv.c */
 struct result { /* of one recipient */

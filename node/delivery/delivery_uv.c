@@ -146,6 +146,7 @@ static void on_housekeeping(uv_timer_t *timer)
             target_free(t);
     }
     intake_room(d, NULL);
+    mend_tick(d);
 }
 
 static void on_scan(void *ctx)

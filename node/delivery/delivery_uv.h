@@ -20,12 +20,16 @@ struct delivery_hooks {
     /* A frame of notes (replication/notes.h) for the standby; delivery_noted() answers. NULL:
      * nobody is told, and no final dot goes out but under `hold`. */
     void (*note)(void *ctx, struct slice frame);
+    /* The body of this message fails its checksum: fetch it from the other node.
+     * delivery_mended() follows. NULL: there is none. */
+    void (*mend)(void *ctx, uint64_t id);
 };
 
 struct delivery_stats {
     unsigned connections; /* open to next hops */
     uint64_t active;      /* recipients in delivery's hands */
     uint64_t delivered_total, failed_total, deferred_total, bounced_total;
+    uint64_t damaged;       /* messages held in this epoch: no copy of their body is right */
     double delivered_per_s; /* over the last 10 s */
 };
 
@@ -50,6 +54,10 @@ void delivery_wake(struct delivery *d);
 void delivery_opstate(struct delivery *d, struct slice key, struct slice value);
 /* Frames of notes up to `number` of that epoch have come to the standby, or needn't. */
 void delivery_noted(struct delivery *d, uint32_t epoch, uint64_t number);
+/* The body is right now (retry), both copies are damaged (hold: never sent, never dropped), or the
+ * other node can't be asked (neither: it is tried again later). Also for what `verify` finds. */
+enum delivery_mend { MEND_RETRY, MEND_HOLD, MEND_LATER };
+void delivery_mended(struct delivery *d, uint64_t id, enum delivery_mend how);
 bool delivery_reload(struct delivery *d, const struct config *c, char *err, size_t n);
 void delivery_stats(const struct delivery *d, struct delivery_stats *out);
 /* Per destination, as a JSON array text appended to out (jansson), for `destination list`. queued:

@@ -497,6 +497,7 @@ void intake_reset(struct delivery *d)
 {
     struct scan *s = &d->scan;
     intake_forget_waiting(d);
+    mend_reset(d);
     hand_clear(&d->hand);
     s->n_leaving = 0;
     pass_over(s);

@@ -240,10 +240,8 @@ static void end_body(struct link *l)
 static const struct reply *unanswered(struct link *l, struct job *j, struct client_transaction *tx,
                                       struct reply *made)
 {
-    if (l->damaged) {
-        reply_set(made, 0, "4.3.0", "the stored body is damaged");
-        return made;
-    }
+    if (l->damaged)
+        return NULL; /* it waits for the other node's copy */
     if (tx->end == CLIENT_LOST_AFTER) {
         char text[400];
         bool hold = j->letter->m.flags & MSG_IN_DOUBT_HOLD;
@@ -305,7 +303,11 @@ static void take_results(struct link *l, struct job *j, struct client_transactio
     if (n)
         outcome_record(l->d, l, j->letter, results, n);
     noting_take_back(l->d, j->letter, again, n_again);
-    if (n_again)
+    if (n_again && l->damaged && delivery_active(l->d)) {
+        memcpy(j->rcpts, again, n_again * sizeof *again);
+        j->n = n_again;
+        mend_begin(l, j);
+    } else if (n_again)
         put_back(l, j, again, n_again);
     else
         job_free(j);

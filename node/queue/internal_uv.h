@@ -25,7 +25,7 @@ struct list {
     struct item *head, **tail;
 };
 
-enum { LANES = 3, LANE_CHANGES = 2 };
+enum { LANES = 4, LANE_CHANGES = 2, LANE_VERIFY = 3 };
 
 struct lane { /* a reader thread */
     struct storage *storage;
@@ -104,6 +104,10 @@ int writer_merge(struct storage *s, const struct store_request *r);
 /* requests_uv.c: carries out the request at the front of `line` (SR_FOLLOW: those behind it, too)
  * and answers. */
 void writer_requests(struct storage *s, struct list *line);
+void reader_digests(struct storage *s, struct store *store, const struct store_request *r);
+void reader_rows(struct storage *s, struct store *store, const struct store_request *r);
+/* mend_uv.c: SR_MEND, on the writer. Returns enum store_err. */
+int writer_mend(struct storage *s, const struct store_request *r);
 void reader_changes(struct storage *s, struct store *store, const struct store_request *r);
 /* Tells hooks.opstate of the operator state among encoded rows, as it stands in the store. */
 void writer_tell_opstate(struct storage *s, struct slice rows);

@@ -323,9 +323,13 @@ static int carry_out(struct storage *s, const struct store_request *r, struct st
         return epoch_seen(s, r->epoch);
     case SR_META:
         return STORE_OK;
+    case SR_MEND:
+        return writer_mend(s, r);
     case SR_COMMITTED:
     case SR_FOLLOW:
     case SR_CHANGES:
+    case SR_DIGESTS:
+    case SR_ROWS:
         break;
     }
     assert(!"request elsewhere");

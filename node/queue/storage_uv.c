@@ -127,6 +127,8 @@ void storage_request(struct storage *s, const struct store_request *r)
         atomic_fetch_add(&s->closing, 1);
     if (r->type == SR_CHANGES)
         post_to_lane(s, LANE_CHANGES, i);
+    else if (r->type == SR_DIGESTS || r->type == SR_ROWS)
+        post_to_lane(s, LANE_VERIFY, i);
     else
         storage_post(s, i);
 }
@@ -386,7 +388,12 @@ static void *run_reader(void *arg)
         } else if (i->op) {
             search(l, i);
         } else {
-            reader_changes(s, l->store, &i->request);
+            if (i->request.type == SR_DIGESTS)
+                reader_digests(s, l->store, &i->request);
+            else if (i->request.type == SR_ROWS)
+                reader_rows(s, l->store, &i->request);
+            else
+                reader_changes(s, l->store, &i->request);
             item_free(i);
         }
     }

@@ -65,7 +65,9 @@ struct storage_op {
     struct buf memory; /* owned backing bytes */
     struct selector selector;
     enum select_action action;
-    void *ctx;                           /* the caller's */
+    struct slice
+        reason; /* SELECT_HOLD by the relay itself: static text that the rows get as reply */
+    void *ctx;  /* the caller's */
     void (*done)(struct storage_op *op); /* the caller's; storage doesn't call it */
     void *owner;                         /* of who passes the operation on for the caller */
     /* result */

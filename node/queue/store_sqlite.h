@@ -36,6 +36,16 @@ int store_sqlite_checkpoint(struct store *s);
 struct selector;
 int store_sqlite_select(struct store *s, const struct selector *what, int64_t now_ms, uint64_t *id,
                         uint32_t *index, unsigned limit, struct buf *keys, bool *more);
+/* Is the body of this live message, as its row stands here, what its checksum says? STORE_CORRUPT:
+ * no. A message without body: it is. */
+int store_sqlite_body(struct store *s, const struct row_message *m);
+/* Digests (replication/digest.h) of messages with ids above `after` up to `upto`, appended to out:
+ * at most `limit`, and not much more than 4 MiB of bodies. *last: the last one looked at; *more. */
+int store_sqlite_digests(struct store *s, uint64_t after, uint64_t upto, unsigned limit,
+                         struct buf *out, uint64_t *last, bool *more);
+/* Rows of one message (SR_ROWS in replication/port.h). */
+int store_sqlite_rows(struct store *s, uint64_t id, uint32_t from, size_t limit, struct buf *out,
+                      uint32_t *next, bool *more);
 /* Is this address never sent to? */
 int store_sqlite_suppressed(struct store *s, struct slice address, bool *yes);
 /* Quarantined, unheld recipients whose next_ms has come, encoded; at most limit. */

@@ -289,6 +289,12 @@ static int write_selected(struct storage *s, struct item *i)
             err = STORE_CORRUPT;
             continue;
         }
+        if (op->reason.n) {
+            row.recipient.code = 0;
+            row.recipient.reply = op->reason;
+            row.recipient.enhanced = SLICE_LIT(REASON_ENHANCED);
+            row.recipient.remote = slice_of(NULL, 0);
+        }
         err = own_put(&s->own, &row);
         op->n_changed++;
         if (!err && op->action == SELECT_CANCEL) {

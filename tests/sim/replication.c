@@ -113,6 +113,7 @@ static void on_replica(void *ctx, const struct replica_effect *fx)
     case RX_REPORT:
         report(s, n, &fx->report);
         break;
+    case RX_MENDED:
     case RX_OP_DONE:
         break;
     case RX_LOG:

@@ -154,6 +154,8 @@ static void emit(void *ctx, const struct replica_effect *fx)
         assert(n->n_reports < WORLD_REPORTS);
         n->reports[n->n_reports++] = fx->report;
         break;
+    case RX_MENDED:
+        break;
     case RX_OP_DONE:
         n->op_ok = fx->ok;
         n->op_answers++;

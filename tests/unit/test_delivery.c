@@ -75,6 +75,11 @@ void storage_read_free(struct storage_read *r)
     free(r);
 }
 
+void storage_op_free(struct storage_op *op)
+{
+    free(op);
+}
+
 static void on_idle(uv_idle_t *h);
 
 /* Answers come from the loop; it doesn't spin while there are none to give. */
@@ -89,6 +94,18 @@ static struct stored *find(uint64_t id)
         if (q.list[i].m.id == id)
             return &q.list[i];
     return NULL;
+}
+
+/* A hold by delivery itself: the store has it at once. */
+void queue_operate(struct queue *x, struct storage_op *op)
+{
+    struct stored *s = find(op->selector.id);
+    ck_assert(s && op->type == OP_SELECT && op->action == SELECT_HOLD && op->reason.n);
+    for (unsigned i = 0; i < s->n; i++)
+        s->r[i].held = 1;
+    op->result = OP_DURABLE;
+    op->n_changed = s->n;
+    op->done(op);
 }
 
 static char **kept; /* bytes of stored rows, until the test's end */
@@ -232,6 +249,9 @@ static void answer(struct storage_read *r)
                 }
                 r->n_rows++;
                 put_pair(&r->bytes, &q.list[i], k);
+                r->cursor.next_ms = c->next_ms;
+                r->cursor.id = c->id;
+                r->cursor.index = c->index;
             }
         break;
     default:
@@ -410,6 +430,10 @@ static struct config_destination dest;
 static uint64_t retry[] = {60000, 300000};
 static struct delivery *d;
 static bool may;
+static enum delivery_mend mend_answer; /* of the other node */
+static unsigned mends;
+static void mend(void *ctx, uint64_t id);
+
 static bool may_deliver(void *ctx)
 {
     return may;
@@ -470,7 +494,7 @@ static void setup(void)
     cfg.delivery.n_retry = 2;
     cfg.delivery.expire_ms = 86400000;
     cfg.delivery.tls = TLS_POLICY_OPPORTUNISTIC;
-    struct delivery_hooks hooks = {.may_deliver = may_deliver, .note = take_note};
+    struct delivery_hooks hooks = {.may_deliver = may_deliver, .note = take_note, .mend = mend};
     char err[200];
     d = delivery_new(&loop, &cfg, NULL, no_events, &hooks, err, sizeof err);
     ck_assert_msg(d != NULL, "%s", err);
@@ -892,10 +916,51 @@ START_TEST(test_damaged_body_is_not_sent)
 {
     struct stored *s = simple(1, "u1@x.example");
     s->m.sha256[0] ^= 1;
+    mend_answer = MEND_LATER;
     delivery_start(d);
     UNTIL(s->r[0].attempts == 1);
     ck_assert_int_eq(s->r[0].state, RCPT_QUEUED);
     ck_assert_ptr_nonnull(strstr(s->text[0][1], "damaged"));
+    ck_assert_uint_eq(srv.dots_seen, 0);
+}
+END_TEST
+
+static void mend(void *ctx, uint64_t id)
+{
+    mends++;
+    if (mend_answer == MEND_RETRY)
+        find(id)->m.sha256[0] ^= 1; /* the other copy was right */
+    delivery_mended(d, id, mend_answer);
+}
+
+START_TEST(test_damaged_body_comes_from_the_other_copy)
+{
+    struct stored *s = simple(1, "u1@x.example");
+    s->m.sha256[0] ^= 1;
+    mends = 0;
+    mend_answer = MEND_RETRY;
+    delivery_start(d);
+    UNTIL(s->r[0].state == RCPT_DELIVERED);
+    ck_assert_uint_eq(mends, 1);
+    ck_assert_uint_eq(s->r[0].attempts, 1);
+    ck_assert_uint_eq(srv.dots_seen, 1);
+}
+END_TEST
+
+START_TEST(test_body_damaged_everywhere_is_held)
+{
+    struct stored *s = simple(1, "u1@x.example");
+    s->m.sha256[0] ^= 1;
+    mends = 0;
+    mend_answer = MEND_HOLD;
+    delivery_start(d);
+    UNTIL(s->r[0].held);
+    turn(50);
+    struct delivery_stats st;
+    delivery_stats(d, &st);
+    ck_assert_uint_eq(st.damaged, 1);
+    ck_assert_uint_eq(mends, 1);
+    ck_assert_uint_eq(s->r[0].attempts, 0);
     ck_assert_uint_eq(srv.dots_seen, 0);
 }
 END_TEST
@@ -962,6 +1027,8 @@ int main(void)
     tcase_add_test(t, test_held_mail_in_memory_is_let_go);
     tcase_add_test(t, test_a_read_older_than_the_outcome_sends_nothing_again);
     tcase_add_test(t, test_damaged_body_is_not_sent);
+    tcase_add_test(t, test_damaged_body_comes_from_the_other_copy);
+    tcase_add_test(t, test_body_damaged_everywhere_is_held);
     tcase_add_test(t, test_old_mail_expires);
     suite_add_tcase(s, t);
     t = tcase_create("load");
