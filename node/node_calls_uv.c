@@ -82,8 +82,9 @@ static void tell_health(struct node *n, const struct pair_event *ev)
 
 void node_post_store(struct node *n, const struct store_meta *m)
 {
+    char text[200];
     struct pair_event ev = {.type = PE_STORE,
-                            .store = {.open = true,
+                            .store = {.open = !storage_checking(n->storage, text, sizeof text),
                                       .fit = !m->copying && !m->unfit,
                                       .virgin = atomic_load(&n->virgin),
                                       .id = m->id,

@@ -193,6 +193,7 @@ void node_status(void *node, struct node_status *out)
 {
     struct node *n = node;
     uint64_t now = clock_boot_ns();
+    char checking[200];
     memset(out, 0, sizeof *out);
     pthread_mutex_lock(&n->lock);
     struct relay_snapshot r = n->snapshot;
@@ -213,6 +214,8 @@ void node_status(void *node, struct node_status *out)
     out->events_dropped = events_dropped(n->events);
     check_threads(n, out, now);
     check_storage(out);
+    if (storage_checking(n->storage, checking, sizeof checking))
+        snprintf(out->pair.why, sizeof out->pair.why, "%s", checking);
     check_rejoin(out);
     check_bodies(out);
     check_pair(out);

@@ -465,11 +465,14 @@ struct node *node_start(uv_loop_t *loop, struct config *c, char *err, size_t siz
     }
     struct storage_hooks sh = node_storage_hooks(n);
     atomic_store(&n->virgin, virgin);
+    char text[200];
+    bool checking = storage_checking(n->storage, text, sizeof text); /* then it tells itself */
     storage_start(n->storage, &sh);
     start_signals(n);
     check_disk(n);
     settle_gate(n);
-    node_post_store(n, meta);
+    if (!checking)
+        node_post_store(n, meta);
     free(meta);
     log_info("start", "version=%s cluster=%s store=%s", BATON_VERSION, c->cluster, c->store);
     notify_ready();

@@ -122,6 +122,7 @@ void follow_link_up(struct replica *r, uint64_t link)
     f->state = FOLLOW_SETTLE;
     f->received = f->durable = f->taken = f->noted = f->held = 0;
     f->upload_sequence = 0;
+    f->upload_skip = 0;
     f->uploaded = f->copy_after = false;
     if (!r->writes)
         settle(r);
@@ -151,7 +152,7 @@ static uint64_t write_store(struct replica *r, struct store_request *q)
 
 static void upload_more(struct replica *r)
 {
-    struct store_request q = {.type = SR_UNMERGED, .limit = UPLOAD_BYTES};
+    struct store_request q = {.type = SR_UNMERGED, .limit = UPLOAD_BYTES, .skip = r->f.upload_skip};
     r->f.cookie = replica_store(r, &q);
 }
 
@@ -493,6 +494,13 @@ static void on_merged(struct replica *r, struct slice payload)
     }
     if (!f->uploading) {
         upload_done(r);
+        return;
+    }
+    if (r->meta
+            .unfit) { /* a damaged store can't be relied on to write that down: it is copied anew */
+        f->upload_skip += f->uploading_rows;
+        forget_upload(r);
+        upload_more(r);
         return;
     }
     struct store_request q = {.type = SR_UNMARK,

@@ -108,6 +108,7 @@ struct follow {
     uint64_t primary_last; /* its newest lsn, as far as told */
     struct pos committed;
     uint64_t upload_sequence;
+    uint32_t upload_skip;     /* an unfit store's rows that the primary has already */
     struct shared *uploading; /* (class, row)s on their way: unmarked when MERGED */
     uint32_t uploading_rows;
     bool uploaded;       /* nothing unmerged is left */

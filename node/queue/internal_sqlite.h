@@ -86,6 +86,7 @@ struct store_sqlite {
     sqlite3_stmt *st[STATEMENTS];
     struct store_meta meta, saved_meta;
     uint64_t counts[CLASSES], saved_counts[CLASSES];
+    char *path, *cluster; /* of a writer */
     bool in_transaction, dirty;
     struct tally *tallies; /* direct-mapped by id */
     struct buf scratch;    /* the row of the last get() */

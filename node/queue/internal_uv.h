@@ -32,6 +32,7 @@ struct lane { /* a reader thread */
     struct store *store;
     pthread_t thread;
     pthread_cond_t wake;
+    unsigned generation;              /* of the file that its connection has open */
     struct mail *reads, **reads_tail; /* struct storage_read */
     struct list items;                /* SR_CHANGES, and searches of OP_SELECT */
 };
@@ -59,6 +60,11 @@ struct storage {
     pthread_cond_t wake;
     bool stop;
     struct list items;
+    unsigned generation; /* of the store's file: grows when it is replaced */
+    bool checking;       /* after an error, before anything else */
+    char check_table[16];
+    unsigned check_i, check_n;
+    uint64_t check_since_ns;
     uint64_t waiting; /* operations not yet answered */
     struct queue_counts counts;
     uint64_t commits, rows, bytes;
@@ -96,6 +102,11 @@ void storage_ended(struct storage *s, uint64_t rows, uint64_t bytes); /* and was
 void storage_note_opstate(struct storage *s, struct slice key); /* it is in the store, or will be */
 void storage_fail(struct storage *s, int err, const char *why);
 void storage_publish(struct storage *s, bool now); /* counts */
+
+/* check_uv.c: the check that an earlier error ordered; before anything else. */
+void storage_check(struct storage *s);
+/* Has anybody found damage? Then this store has failed, and is checked at the next start. */
+void storage_watch_damage(struct storage *s);
 
 /* writer_uv.c: takes operations off the front of `line` and commits them in one transaction. */
 void writer_operations(struct storage *s, struct list *line);

@@ -297,6 +297,21 @@ static int epoch_seen(struct storage *s, uint32_t epoch)
     return set_meta(s->store, &meta);
 }
 
+static int wipe(struct storage *s, const struct store_id *fresh)
+{
+    struct store_meta old, meta;
+    s->store->ops->get_meta(s->store, &old);
+    if (!old.unfit)
+        return apply_wipe(s->store, fresh);
+    meta = (struct store_meta){.id = *fresh, .epoch_seen = old.epoch_seen, .copying = true};
+    int err = store_sqlite_replace(s->store, &meta);
+    s->store->cursor = 0;
+    pthread_mutex_lock(&s->lock);
+    s->generation++;
+    pthread_mutex_unlock(&s->lock);
+    return err;
+}
+
 static int carry_out(struct storage *s, const struct store_request *r, struct store_reply *out)
 {
     if (s->failed && r->type != SR_CLOSE && r->type != SR_META)
@@ -312,7 +327,7 @@ static int carry_out(struct storage *s, const struct store_request *r, struct st
     case SR_ADOPT:
         return adopt(s, r);
     case SR_WIPE:
-        return s->epoch ? STORE_CONFLICT : apply_wipe(s->store, &r->store);
+        return s->epoch ? STORE_CONFLICT : wipe(s, &r->store);
     case SR_MERGE:
         return writer_merge(s, r);
     case SR_UNMARK:

@@ -1,5 +1,6 @@
 /* Every fixed statement of the store, prepared when it is first used. */
 #include <assert.h>
+#include <stdatomic.h>
 
 #include "node/base/log.h"
 #include "node/queue/internal_sqlite.h"
@@ -126,6 +127,13 @@ sqlite3_stmt *sqlite_statement(struct store_sqlite *x, enum statement id)
     return x->st[id];
 }
 
+static _Atomic bool damage_seen;
+
+bool store_sqlite_saw_damage(void)
+{
+    return atomic_exchange(&damage_seen, false);
+}
+
 int sqlite_error(int rc)
 {
     switch (rc & 0xff) {
@@ -137,6 +145,7 @@ int sqlite_error(int rc)
         return STORE_FULL;
     case SQLITE_CORRUPT:
     case SQLITE_NOTADB:
+        atomic_store(&damage_seen, true);
         return STORE_CORRUPT;
     default:
         return STORE_IO;

@@ -200,6 +200,8 @@ void storage_fail(struct storage *s, int err, const char *why)
         return;
     s->failed = true;
     atomic_store(&s->failure, err);
+    if (err != STORE_FULL) /* a full disk says nothing about what is on it */
+        store_sqlite_mark(s->path);
     s->hooks.failed(s->hooks.ctx, err, why);
 }
 
@@ -294,6 +296,7 @@ static bool take(struct storage *s, struct list *line)
         if (s->items.head)
             break;
         pthread_mutex_unlock(&s->lock);
+        storage_watch_damage(s);
         storage_publish(s, true);
         pthread_mutex_lock(&s->lock);
     }
@@ -323,6 +326,8 @@ static void *run_writer(void *arg)
 {
     struct storage *s = arg;
     struct list line;
+    if (s->checking)
+        storage_check(s);
     while (take(s, &line)) {
         if (s->purging)
             purge_step(s);
@@ -331,6 +336,7 @@ static void *run_writer(void *arg)
                 writer_operations(s, &line);
             else
                 writer_requests(s, &line);
+            storage_watch_damage(s);
             checkpoint(s);
             storage_publish(s, false);
         }
@@ -360,6 +366,19 @@ static void search(struct lane *l, struct item *i)
     storage_post(l->storage, i);
 }
 
+/* The store's file was replaced: the connection still reads the one that was moved away. */
+static void open_anew(struct lane *l)
+{
+    char err[300];
+    struct store *fresh = store_sqlite_open_reader(l->storage->path, err, sizeof err);
+    if (!fresh) {
+        log_error("storage.reader", "error=\"%s\"", err);
+        return;
+    }
+    store_sqlite_close(l->store);
+    l->store = fresh;
+}
+
 static void *run_reader(void *arg)
 {
     struct lane *l = arg;
@@ -381,7 +400,11 @@ static void *run_reader(void *arg)
         } else {
             i = list_pop(&l->items);
         }
+        bool anew = l->generation != s->generation;
+        l->generation = s->generation;
         pthread_mutex_unlock(&s->lock);
+        if (anew)
+            open_anew(l);
         if (r) {
             store_sqlite_read(l->store, r, clock_wall_ms());
             mailbox_post(r->reply_to, &r->mail);
@@ -434,6 +457,8 @@ struct storage *storage_open(const struct config *c, struct store_meta *meta, bo
         return NULL;
     }
     s->store->ops->get_meta(s->store, meta);
+    s->checking = store_sqlite_marked(c->store);
+    s->check_since_ns = clock_boot_ns();
     *virgin = !meta->history.n && !meta->epoch_seen && !meta->copying && !meta->end.lsn;
     storage_publish(s, true);
     return s;

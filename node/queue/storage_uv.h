@@ -144,6 +144,8 @@ struct storage_stats {
     int failure; /* enum store_error that ended this store's service; 0: none */
 };
 void storage_stats(const struct storage *s, struct storage_stats *out);
+/* Is it being checked after an error? Then it counts as not open yet; text (size n): how far. */
+bool storage_checking(struct storage *s, char *text, size_t n);
 /* Age of the commit under way in ms, 0: none. Any thread, without a lock. */
 uint64_t storage_stalled_ms(const struct storage *s);
 #endif

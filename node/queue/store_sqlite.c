@@ -435,16 +435,12 @@ static struct store_sqlite *make(void)
     return x;
 }
 
-struct store *store_sqlite_open(const char *path, const char *cluster, char *err, size_t n)
+static bool open_writer(struct store_sqlite *x, const char *path, char *err, size_t n)
 {
-    struct store_sqlite *x = make();
-    x->lock_fd = take_lock(path, err, n);
-    if (x->lock_fd < 0)
-        goto fail;
     int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
     if (sqlite3_open_v2(path, &x->db, flags, NULL) != SQLITE_OK) {
         snprintf(err, n, "%s: %s; check path and permissions", path, sqlite3_errmsg(x->db));
-        goto fail;
+        return false;
     }
     sqlite3_busy_timeout(x->db, 1000);
     sqlite3_db_config(x->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
@@ -454,20 +450,69 @@ struct store *store_sqlite_open(const char *path, const char *cluster, char *err
                           "PRAGMA journal_size_limit=67108864;PRAGMA cache_size=-65536;"
                           "PRAGMA foreign_keys=OFF;PRAGMA temp_store=MEMORY",
                           NULL, NULL, NULL);
-    if (rc != SQLITE_OK) {
-        snprintf(err, n,
-                 "%s: can't be read as a store (%s); move it away to start with an empty one, "
-                 "which fills from the peer",
-                 path, sqlite3_errmsg(x->db));
-        goto fail;
+    if (rc == SQLITE_OK)
+        return true;
+    snprintf(err, n,
+             "%s: can't be read as a store (%s); move it away to start with an empty one, "
+             "which fills from the peer",
+             path, sqlite3_errmsg(x->db));
+    return false;
+}
+
+struct store *store_sqlite_open(const char *path, const char *cluster, char *err, size_t n)
+{
+    struct store_sqlite *x = make();
+    x->path = xstrdup(path);
+    x->cluster = xstrdup(cluster);
+    x->lock_fd = take_lock(path, err, n);
+    if (x->lock_fd < 0 || !open_writer(x, path, err, n) || !check(x, path, cluster, err, n) ||
+        !settle_wal(x, path, err, n)) {
+        store_sqlite_close(&x->base);
+        return NULL;
     }
-    if (!check(x, path, cluster, err, n) || !settle_wal(x, path, err, n))
-        goto fail;
     sqlite3_wal_hook(x->db, count_pages, x);
     return &x->base;
-fail:
-    store_sqlite_close(&x->base);
-    return NULL;
+}
+
+static void close_db(struct store_sqlite *x)
+{
+    for (unsigned i = 0; i < STATEMENTS; i++) {
+        sqlite3_finalize(x->st[i]);
+        x->st[i] = NULL;
+    }
+    sqlite3_close(x->db);
+    x->db = NULL;
+}
+
+int store_sqlite_replace(struct store *s, const struct store_meta *meta)
+{
+    struct store_sqlite *x = sqlite_of(s);
+    static const char *const suffixes[] = {"", "-wal", "-shm"};
+    char from[4096], to[4096], err[300];
+    assert(!x->in_transaction && x->lock_fd >= 0);
+    close_db(x);
+    for (unsigned i = 0; i < sizeof suffixes / sizeof *suffixes; i++) {
+        snprintf(from, sizeof from, "%s%s", x->path, suffixes[i]);
+        snprintf(to, sizeof to, "%s.damaged%s", x->path, suffixes[i]);
+        unlink(to);
+        if (rename(from, to) != 0 && errno != ENOENT)
+            return STORE_IO;
+    }
+    memset(x->counts, 0, sizeof x->counts);
+    memset(x->tallies, 0, TALLIES * sizeof *x->tallies);
+    x->orphans_id = 0;
+    if (!open_writer(x, x->path, err, sizeof err) ||
+        !check(x, x->path, x->cluster, err, sizeof err)) {
+        log_error("storage.replace", "error=\"%s\"", err);
+        return STORE_IO;
+    }
+    sqlite3_wal_hook(x->db, count_pages, x);
+    int e = begin(s);
+    if (e)
+        return e;
+    e = set_meta(s, meta);
+    log_warn("storage.replaced", "the damaged store is kept as %s.damaged", x->path);
+    return e ? e : commit(s);
 }
 
 struct store *store_sqlite_open_reader(const char *path, char *err, size_t n)
@@ -491,9 +536,9 @@ void store_sqlite_close(struct store *s)
         return;
     struct store_sqlite *x = sqlite_of(s);
     rollback(s);
-    for (unsigned i = 0; i < STATEMENTS; i++)
-        sqlite3_finalize(x->st[i]);
-    sqlite3_close(x->db);
+    close_db(x);
+    free(x->path);
+    free(x->cluster);
     if (x->lock_fd >= 0)
         close(x->lock_fd);
     free(x->tallies);

@@ -24,6 +24,24 @@ struct store *store_sqlite_open(const char *path, const char *cluster, char *err
 struct store *store_sqlite_open_reader(const char *path, char *err, size_t n);
 void store_sqlite_close(struct store *s);
 
+/* A store that saw an error of its disk, or found itself damaged, is checked when it is opened the
+ * next time: PATH.check beside it, durably, says so. */
+void store_sqlite_mark(const char *path);
+bool store_sqlite_marked(const char *path);
+void store_sqlite_unmark_check(const char *path);
+/* Whether any connection of this process has found damage since this was asked last. */
+bool store_sqlite_saw_damage(void);
+/* SQLite's quick_check, table by table; progress is called before each of them and now and then in
+ * between, and ends the check by returning false (STORE_CONFLICT). STORE_CORRUPT: the store is
+ * damaged; detail (size n) has the first finding. */
+typedef bool (*store_sqlite_progress_fn)(void *ctx, const char *table, unsigned i, unsigned tables);
+int store_sqlite_check(struct store *s, store_sqlite_progress_fn progress, void *ctx, char *detail,
+                       size_t n);
+/* A damaged file can't be emptied: it is moved to PATH.damaged (an earlier one goes) and a new
+ * store takes its place, as after a wipe: meta is what it begins with. Readers have to open anew.
+ */
+int store_sqlite_replace(struct store *s, const struct store_meta *meta);
+
 /* Messages per class; kept with every change, exact. */
 void store_sqlite_counts(struct store *s, uint64_t out[CLASSES]);
 /* received_ms of the oldest live message; 0: none. */

@@ -61,12 +61,23 @@ static bool by_message(const struct row *a, const struct row *b)
     return x != y ? x < y : order[a->type] < order[b->type];
 }
 
-static int walk(struct cursor *cursors, bool (*before)(const struct row *, const struct row *),
-                store_row_fn fn, void *ctx)
+/* Of a store that failed its check all is read that can be: a table ends where its damage begins.
+ */
+static int step(struct cursor *c, unsigned type, bool unfit)
+{
+    int err = c->st ? advance(c, type) : STORE_IO;
+    if (err != STORE_CORRUPT || !unfit)
+        return err;
+    c->here = false;
+    return STORE_OK;
+}
+
+static int walk(struct cursor *cursors, bool unfit,
+                bool (*before)(const struct row *, const struct row *), store_row_fn fn, void *ctx)
 {
     int err = STORE_OK;
     for (unsigned i = 0; !err && i < TABLES; i++)
-        err = cursors[i].st ? advance(&cursors[i], i + 1) : STORE_IO;
+        err = step(&cursors[i], i + 1, unfit);
     while (!err) {
         struct cursor *first = NULL;
         for (unsigned i = 0; i < TABLES; i++)
@@ -74,7 +85,7 @@ static int walk(struct cursor *cursors, bool (*before)(const struct row *, const
                 first = &cursors[i];
         if (!first || !fn(ctx, &first->row, first->mark))
             break;
-        err = advance(first, (unsigned)(first - cursors) + 1);
+        err = step(first, (unsigned)(first - cursors) + 1, unfit);
     }
     for (unsigned i = 0; i < TABLES; i++)
         if (cursors[i].st)
@@ -92,7 +103,7 @@ int sqlite_changes_after(struct store *s, uint64_t after, store_row_fn fn, void 
     for (unsigned i = 0; i < TABLES; i++)
         if (c[i].st)
             sqlite3_bind_int64(c[i].st, 1, (int64_t)after);
-    return walk(c, by_lsn, fn, ctx);
+    return walk(c, false, by_lsn, fn, ctx);
 }
 
 int sqlite_each_unmerged(struct store *s, store_row_fn fn, void *ctx)
@@ -102,7 +113,7 @@ int sqlite_each_unmerged(struct store *s, store_row_fn fn, void *ctx)
                                {.st = sqlite_statement(x, ST_RECIPIENT_MARKED)},
                                {.st = sqlite_statement(x, ST_CHUNK_MARKED)},
                                {.st = sqlite_statement(x, ST_OPSTATE_MARKED)}};
-    return walk(c, by_message, fn, ctx);
+    return walk(c, x->meta.unfit, by_message, fn, ctx);
 }
 
 /* What is to be marked is collected first: an update under the walk would change its index. */
@@ -124,6 +135,12 @@ static void add_mark(struct marks *m, uint64_t id, uint64_t index, enum unmerged
         m->v = xrealloc(m->v, m->cap * sizeof *m->v);
     }
     m->v[m->n++] = (struct mark){id, index, class};
+}
+
+/* Damage of a store that is known to be damaged ends nothing: what can be read counts. */
+static int readable(const struct store_sqlite *x, int err)
+{
+    return err == STORE_CORRUPT && x->meta.unfit ? STORE_OK : err;
 }
 
 typedef enum unmerged_class (*classify_fn)(void *ctx, struct pos pos, struct pos born);
@@ -150,7 +167,7 @@ static int mark_table(struct store_sqlite *x, enum statement beyond, enum statem
                  indexed ? (uint64_t)sqlite3_column_int64(st, 5) : 0,
                  classify(ctx, column_pos(st, 1), column_pos(st, 3)));
     sqlite3_reset(st);
-    int err = sqlite_error(rc);
+    int err = readable(x, sqlite_error(rc));
     for (size_t i = 0; !err && i < m.n; i++) {
         st = sqlite_statement(x, mark);
         if (!st) {
@@ -161,7 +178,7 @@ static int mark_table(struct store_sqlite *x, enum statement beyond, enum statem
         sqlite3_bind_int(st, 2, m.v[i].class);
         if (indexed)
             sqlite3_bind_int64(st, 3, (int64_t)m.v[i].index);
-        err = sqlite_run(st);
+        err = readable(x, sqlite_run(st));
     }
     free(m.v);
     return err;
@@ -184,7 +201,7 @@ static int mark_opstate(struct store_sqlite *x, uint64_t after, classify_fn clas
         sqlite3_reset(st);
     }
     if (!err)
-        err = sqlite_error(rc);
+        err = readable(x, sqlite_error(rc));
     struct wire_reader r = wire_read(buf_slice(&keys));
     while (!err && r.n) {
         int class = wire_get_u8(&r);
@@ -196,7 +213,7 @@ static int mark_opstate(struct store_sqlite *x, uint64_t after, classify_fn clas
         }
         sqlite_bind(st, 1, key);
         sqlite3_bind_int(st, 2, class);
-        err = sqlite_run(st);
+        err = readable(x, sqlite_run(st));
     }
     buf_free(&keys);
     return err;

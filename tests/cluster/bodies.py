@@ -173,3 +173,53 @@ def standby_has(node):
         return db.execute("SELECT count(*) FROM chunk").fetchone()[0] == 5
     finally:
         db.close()
+
+
+def break_page(node):
+    """The root of the table of recipients, in the file of a node that is stopped."""
+    db = sqlite3.connect(node.store)
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    page, = db.execute("SELECT rootpage FROM sqlite_schema WHERE name='recipient'").fetchone()
+    size, = db.execute("PRAGMA page_size").fetchone()
+    db.close()
+    with open(node.store, "r+b") as f:
+        f.seek((page - 1) * size)
+        f.write(b"\xee" * size)
+
+
+@scenario
+def broken_page(t):
+    """A page of a node's database is broken: the pair goes on; the node is checked at its next start,
+    found unfit, merges what can be read, and gets a full copy."""
+    primary, standby = begin(t)
+    t.load(rate=100, sessions=5)
+    t.disturbances += 1
+    primary.kill()
+    wait_until("the standby takes over", lambda: standby.banner().startswith("220"), 20)
+    break_page(primary)
+    primary.start()
+    wait_until("it notices", lambda: "the store failed" in primary.status().get("why", ""), 30)
+    expect(os.path.exists(primary.store + ".check"), "it is to be checked")
+    t.flows("mail flows alone", 20)
+    primary.kill()
+    primary.start()
+    t.pair.wait_in_sync(45)
+    expect("storage.unfit" in primary.tail(400), "the log says that it failed its check")
+    expect(not os.path.exists(primary.store + ".check"), "it isn't checked again")
+    expect(os.path.exists(primary.store + ".damaged"), "what was damaged is kept")
+    all_is_well(t, standby)
+    t.settle()
+
+
+@scenario
+def checked_after_an_error(t):
+    """A store that was marked by an error is checked before it counts; a whole one goes on."""
+    primary, standby = begin(t)
+    standby.kill()
+    open(standby.store + ".check", "w").close()
+    standby.start()
+    t.pair.wait_in_sync(30)
+    expect("storage.checked" in standby.tail(400), "it was checked")
+    expect(not os.path.exists(standby.store + ".check"), "and once is enough")
+    all_is_well(t, primary)
+    t.settle()

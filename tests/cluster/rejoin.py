@@ -1,6 +1,9 @@
 """Stores that come back: away for too long, copied, rolled back."""
+import os
+import shutil
 import smtplib
 import sqlite3
+import threading
 import time
 
 from case import expect, scenario, wait_until
@@ -91,4 +94,153 @@ def rejoin_discard(t):
     t.pair.wait_in_sync(30)
     code, out, err = primary.ctl("--json", "queue", "list")
     expect("defer1@sink.example" not in out, f"nothing of it is merged: {out}{err}")
+    t.settle()
+
+
+def rows(node, sql):
+    db = sqlite3.connect(f"file:{node.store}?mode=ro", uri=True, timeout=5)
+    try:
+        return db.execute(sql).fetchall()
+    finally:
+        db.close()
+
+
+QUARANTINED, SUPERSEDED = 0, 6
+SLOW = {"health": '{ lease = "6s"; takeover_after = "6s"; standby_timeout = "6s"; }'}
+
+
+def dies_before_its_reply(t, uid):
+    """The primary has the message on its disk, the standby hasn't; it dies and the sender has no 250."""
+    pair = t.begin(load=False, **SLOW)
+    primary, standby = pair.wait_in_sync()
+    t.place.cut(primary.node, standby.node)
+    replies = []
+
+    def client():
+        try:
+            send(primary, uid)
+            replies.append("250")
+        except (OSError, smtplib.SMTPException) as e:
+            replies.append(e)
+    c = threading.Thread(target=client, daemon=True)
+    c.start()
+    wait_until("it is on the primary's disk", lambda: rows(primary, "SELECT id FROM message"), 4, 0.05)
+    primary.kill()
+    c.join(10)
+    expect(replies and replies[0] != "250", f"nobody has a 250: {replies}")
+    t.place.heal()
+    wait_until("the standby takes over", lambda: standby.banner().startswith("220"), 30)
+    return pair, primary, standby
+
+
+def state_of(node):
+    return sorted(s for s, in rows(node, "SELECT state FROM recipient"))
+
+
+@scenario
+def twin_of_a_retry(t):
+    """A sender without a 250 tries again at the new primary; the old one's copy is superseded."""
+    pair, old, new = dies_before_its_reply(t, "twin")
+    send(new, "twin")
+    wait_until("it arrives", lambda: arrived(t, "twin"), 20)
+    old.start()
+    pair.wait_in_sync(60)
+    wait_until("the old copy is superseded", lambda: SUPERSEDED in state_of(new), 10)
+    expect(QUARANTINED not in state_of(new), f"states {state_of(new)}")
+    t.settle()
+    expect(arrived(t, "twin") == 1, f"it arrived {arrived(t, 'twin')} times")
+
+
+@scenario
+def twin_that_waits(t):
+    """The old primary is back before the sender tries again: quarantined, then superseded."""
+    pair, old, new = dies_before_its_reply(t, "twin")
+    old.start()
+    pair.wait_in_sync(60)
+    wait_until("it is quarantined", lambda: new.status()["queue"]["quarantined"] == 1, 10)
+    code, out, err = new.ctl("queue", "list", "--state", "quarantined")
+    expect(code == 0 and "you@sink.example" in out, f"visible: {code} {out}{err}")
+    send(new, "twin")
+    wait_until("it arrives", lambda: arrived(t, "twin"), 20)
+    wait_until("the old copy is superseded", lambda: new.status()["queue"]["messages"] == 0, 10)
+    expect(SUPERSEDED in state_of(new), f"states {state_of(new)}")
+    t.settle()
+    expect(arrived(t, "twin") == 1, f"it arrived {arrived(t, 'twin')} times")
+
+
+def copy_store(source, target):
+    for f in os.listdir(os.path.dirname(source)):
+        if f.startswith(os.path.basename(source)) and not f.endswith(".lock"):
+            shutil.copy(os.path.join(os.path.dirname(source), f),
+                        target + f[len(os.path.basename(source)):])
+
+
+def store_id(node):
+    return rows(node, "SELECT substr(meta,2,16) FROM store")[0][0]
+
+
+@scenario
+def cloned_store(t):
+    """Both nodes are started from one file: the follower's gets an id of its own."""
+    pair = t.begin()
+    primary, standby = pair.wait_in_sync()
+    t.flows("mail flows")
+    standby.kill()
+    primary.kill()
+    t.disturbances += 1
+    standby.empty_disk()
+    copy_store(primary.store, standby.store)
+    expect(store_id(primary) == store_id(standby), "one store, two nodes")
+    primary.start()
+    standby.start()
+    pair.wait_in_sync(45)
+    expect(store_id(primary) != store_id(standby), "two stores")
+    t.settle()
+
+
+@scenario
+def rolled_back_store(t):
+    """An older copy of its store is put back under a standby, then under a primary."""
+    pair = t.begin()
+    for which in range(2):
+        primary, standby = pair.wait_in_sync(45)
+        node = primary if which else standby
+        t.disturbances += 1
+        node.kill()
+        t.flows("mail flows", 30)
+        old = os.path.join(t.dir, f"old{which}", "queue.db")
+        os.makedirs(os.path.dirname(old))
+        copy_store(node.store, old)
+        node.start()
+        pair.wait_in_sync(45)
+        t.flows("mail flows with both", 20, 100)
+        t.disturbances += 1
+        node.kill()
+        node.empty_disk()
+        copy_store(old, node.store)
+        node.start()
+        pair.wait_in_sync(45)
+        t.flows("mail flows with the older copy", 20)
+    t.settle()
+
+
+@scenario
+def purged_while_away(t):
+    """What is finished is forgotten on both after retention; a node away meanwhile forgets it, too."""
+    pair = t.begin(load=False, queue='{ retention = "10s"; }')
+    primary, standby = pair.wait_in_sync()
+    send(primary, "first")
+    wait_until("it is done on both", lambda: [1] == [n for n, in rows(standby, "SELECT state FROM message")], 10)
+    time.sleep(5)  # of its retention
+    standby.kill()
+    send(primary, "second", "defer1@sink.example")
+    wait_until("it is forgotten here", lambda: len(rows(primary, "SELECT id FROM message")) == 1, 20)
+    expect(len(rows(standby, "SELECT id FROM message")) == 1, "the other one has it still")
+    standby.start()
+    pair.wait_in_sync(30)
+    wait_until("forgotten there as well", lambda: rows(standby, "SELECT id FROM message") ==
+               rows(primary, "SELECT id FROM message"), 10)
+    primary.ctl("queue", "cancel", "--all")
+    wait_until("all is forgotten", lambda: not rows(primary, "SELECT id FROM message") and
+               not rows(standby, "SELECT id FROM message"), 30)
     t.settle()
