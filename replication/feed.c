@@ -90,7 +90,10 @@ static enum frame_plan plan(const struct replica *r, const struct frame_hello *h
         h->reached.lsn && h->reached.epoch == r->p.epoch && h->reached.lsn <= r->p.numbered;
     if (!h->history.n && !resumes)
         return PLAN_COPY;
-    if (h->unfit || lost_data(r, h))
+    /* This very store on both nodes: the file was copied. Two stores of one id would count for each
+     * other. */
+    bool clone = store_id_eq(&h->store, &r->meta.id);
+    if (h->unfit || clone || lost_data(r, h))
         return PLAN_UPLOAD_COPY;
     if (resumes)
         return PLAN_RESUME;

@@ -693,6 +693,28 @@ START_TEST(test_rejoin_survives_a_broken_link)
 }
 END_TEST
 
+/* Both nodes were started from one file: the follower's gets an id of its own. */
+START_TEST(test_a_cloned_store_gets_its_own_id)
+{
+    paired(22);
+    world_crash(&w, B);
+    struct store *b = w.node[B].store;
+    struct store_meta m = *world_meta(&w, B);
+    m.id = world_store_id(&w, A);
+    ck_assert_int_eq(b->ops->begin(b), 0);
+    ck_assert_int_eq(b->ops->set_meta(b, &m), 0);
+    ck_assert_int_eq(b->ops->commit(b), 0);
+    drop();
+    world_start(&w, B);
+    world_follow(&w, B, 2);
+    world_run(&w, 2000);
+    struct store_id one = world_store_id(&w, A), other = world_store_id(&w, B);
+    ck_assert(!store_id_eq(&one, &other));
+    ck_assert(world_equal(&w));
+    world_free(&w);
+}
+END_TEST
+
 /* Nothing of its own, but away for too long: a copy, by itself. */
 START_TEST(test_away_for_too_long_without_changes_gets_a_copy)
 {
@@ -818,6 +840,7 @@ int main(void)
     tcase_add_test(t, test_rejoin_discard_merges_nothing);
     tcase_add_test(t, test_rejoin_survives_a_broken_link);
     tcase_add_test(t, test_away_for_too_long_without_changes_gets_a_copy);
+    tcase_add_test(t, test_a_cloned_store_gets_its_own_id);
     tcase_add_test(t, test_strangers_are_refused_with_a_line);
     tcase_add_test(t, test_garbage_closes_the_link);
     suite_add_tcase(s, t);
