@@ -306,6 +306,8 @@ void books_check(struct sim *s)
     for (unsigned i = 0; i < b->n_copies && !s->failed; i++)
         if (b->copy[i].acked && !b->copy[i].excused)
             check_copy(s, &b->copy[i], required, "any more");
+    if (!b->forced && !s->node[0].disk.lost_at && !s->node[1].disk.lost_at)
+        operator_check(s, required);
 }
 
 /* --- invariant 5 --- */

@@ -18,6 +18,7 @@ static bool may_deliver(const struct sim *s, const struct node *n)
 }
 
 struct pick {
+    struct sim *s;
     const struct node *n;
     int64_t wall_ms;
     uint64_t committed, id;
@@ -42,6 +43,9 @@ static bool pick_one(void *ctx, const struct row *row, enum unmerged_class unmer
         return true;
     const struct row_message *m = store_memory_message(p->n->disk.store, x->id);
     if (!m || m->pos.lsn > p->committed)
+        return true;
+    const struct copy *c = books_find(p->s, x->id);
+    if (!c->bounce && operator_paused(p->n, c->message))
         return true;
     p->id = x->id;
     p->rcpt = x->index;
@@ -159,6 +163,9 @@ static void start(struct sim *s, struct node *n, struct delivery_conn *c, const 
     }
     books_start(s, n, n->relay.epoch);
     note(s, n, c);
+    const struct copy *x = books_find(s, p->id);
+    if (!x->bounce)
+        operator_starts(s, n, x->message);
     struct task *t = sim_at_thread(s, s->now + rng_skewed(&s->rng, MS, s->plan.transaction_max),
                                    n->self, T_RELAY, dot);
     t->a = c->serial;
@@ -170,7 +177,7 @@ void deliver_tick(struct sim *s, struct node *n)
     for (unsigned i = 0; i < s->plan.connections; i++) {
         if (r->conn[i].id || r->quiescing || r->mark_epoch != r->epoch || !may_deliver(s, n))
             continue;
-        struct pick p = {.n = n, .wall_ms = node_wall(s, n), .committed = r->committed};
+        struct pick p = {.s = s, .n = n, .wall_ms = node_wall(s, n), .committed = r->committed};
         store_memory_each_live(n->disk.store, pick_one, &p);
         if (!p.id)
             return;

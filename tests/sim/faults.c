@@ -222,6 +222,9 @@ static void one_fault(struct sim *s, enum fault_kind kind)
     case F_STOP:
         harm_stop(s, self);
         break;
+    case F_OPERATOR:
+        harm_operator(s);
+        break;
     case F_ROLLBACK:
     case F_CLONE:
         harm_rollback(s, self, kind);
@@ -281,4 +284,5 @@ void faults_end(struct sim *s)
     }
     if (!s->witness.up && s->plan.out != WITNESS)
         witness_start(s);
+    operator_ends(s);
 }

@@ -16,5 +16,6 @@ void harm_witness_down(struct sim *s);
 void harm_witness_back(struct sim *s, struct task *t);
 void harm_order(struct sim *s, unsigned self, enum fault_kind kind);    /* F_SWITCHOVER, … */
 void harm_rollback(struct sim *s, unsigned self, enum fault_kind kind); /* F_ROLLBACK, F_CLONE */
+void harm_operator(struct sim *s);
 void harm_stop(struct sim *s, unsigned self);
 #endif

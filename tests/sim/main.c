@@ -15,7 +15,7 @@
 #include "node/base/mutant.h"
 #include "sim/sim.h"
 
-enum { FAILURES_MAX = 20, TAIL_LINES = 60, SEED_SECONDS = 60 };
+enum { FAILURES_MAX = 20, TAIL_LINES = 60, SEED_SECONDS = 60, JOBS_MAX = 16 };
 
 enum baton_mutant baton_mutant;
 
@@ -37,6 +37,7 @@ struct shared_state { /* with the child */
 
 struct options {
     uint64_t from, seeds;
+    unsigned jobs;
     double seconds; /* 0: no bound */
     bool trace, all, mutants;
     const char *dir; /* for traces */
@@ -170,6 +171,7 @@ static void print_faults(const struct counters *c)
         [F_CLOCK] = {"wall clock jumps", "by over a minute"},
         [F_LATE_WITNESS] = {"witness answers late", "datagrams"},
         [F_STOP] = {"clean stop", "done"},
+        [F_OPERATOR] = {"operator's word", "answered"},
         [F_ROLLBACK] = {"store rolled back", "stores"},
         [F_CLONE] = {"store used elsewhere", "ids given out twice"},
         [F_FORCE] = {"failover --force", "done"},
@@ -210,17 +212,22 @@ static void print_sum(const struct shared_state *sh, double took)
            c->in_doubt, c->quarantined, c->superseded, c->excused);
 }
 
-static int run_seeds(const struct options *o)
+static struct shared_state *share(unsigned n)
 {
     struct shared_state *sh =
-        mmap(NULL, sizeof *sh, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        mmap(NULL, n * sizeof *sh, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (sh == MAP_FAILED) {
         perror("mmap");
-        return 1;
+        exit(1);
     }
-    double began = now_s(), until = o->seconds > 0 ? began + o->seconds : 0;
+    return sh;
+}
+
+/* One job: its part of the seeds. Returns how many failed. */
+static unsigned run_part(const struct options *o, struct shared_state *sh, uint64_t at, uint64_t to,
+                         double until)
+{
     unsigned failures = 0;
-    uint64_t at = o->from, to = o->from + o->seeds;
     while (at < to && failures < FAILURES_MAX) {
         if (child_runs(o, sh, at, to, until))
             break;
@@ -228,14 +235,42 @@ static int run_seeds(const struct options *o)
         printf("FAIL sim/seed-%" PRIu64 ": %s\n", sh->seed, sh->verdict);
         if (failures == 1 || o->all)
             trace_again(o, sh->seed);
+        fflush(stdout);
         at = sh->seed + 1;
         if (until > 0 && now_s() > until)
             break;
     }
-    print_sum(sh, now_s() - began);
-    if (!failures)
-        printf("ok sim/seeds %" PRIu64 " to %" PRIu64 "\n", o->from, o->from + sh->done - 1);
-    return failures > 0;
+    return failures;
+}
+
+static int run_seeds(const struct options *o)
+{
+    struct shared_state *sh = share(JOBS_MAX + 1), *all = &sh[JOBS_MAX];
+    double began = now_s(), until = o->seconds > 0 ? began + o->seconds : 0;
+    pid_t pid[JOBS_MAX];
+    bool failed = false;
+    fflush(NULL);
+    for (unsigned i = 0; i < o->jobs; i++) {
+        uint64_t at = o->from + o->seeds * i / o->jobs, to = o->from + o->seeds * (i + 1) / o->jobs;
+        pid[i] = fork();
+        if (pid[i] == 0) {
+            unsigned failures = run_part(o, &sh[i], at, to, until);
+            fflush(NULL);
+            _exit(failures > 0);
+        }
+    }
+    for (unsigned i = 0; i < o->jobs; i++) {
+        int status = 1;
+        if (pid[i] < 0 || waitpid(pid[i], &status, 0) < 0 || status != 0)
+            failed = true;
+        add(&all->sum, &sh[i].sum);
+        all->done += sh[i].done;
+    }
+    print_sum(all, now_s() - began);
+    if (!failed)
+        printf("ok sim/seeds %" PRIu64 " of %" PRIu64 " from %" PRIu64 "\n", all->done, o->seeds,
+               o->from);
+    return failed;
 }
 
 /* What only an operator's force reaches is looked for where most seeds know it. */
@@ -305,7 +340,7 @@ static int trace_one(const struct options *o)
 
 int main(int argc, char **argv)
 {
-    struct options o = {.from = 1, .seeds = 1000, .dir = "."};
+    struct options o = {.from = 1, .seeds = 1000, .jobs = 1, .dir = "."};
     log_set_level("error");
     for (int i = 1; i < argc; i++) {
         const char *a = argv[i], *v = i + 1 < argc ? argv[i + 1] : NULL;
@@ -317,6 +352,8 @@ int main(int argc, char **argv)
             o.seeds = strtoull(argv[++i], NULL, 10);
         else if (strcmp(a, "--from") == 0 && v)
             o.from = strtoull(argv[++i], NULL, 10);
+        else if (strcmp(a, "--jobs") == 0 && v)
+            o.jobs = (unsigned)strtoul(argv[++i], NULL, 10);
         else if (strcmp(a, "--seconds") == 0 && v)
             o.seconds = strtod(argv[++i], NULL);
         else if (strcmp(a, "--with-force") == 0)
@@ -330,12 +367,14 @@ int main(int argc, char **argv)
         else if (strcmp(a, "--traces-in") == 0 && v)
             o.dir = argv[++i];
         else {
-            fprintf(stderr, "usage: sim [--seeds N] [--from S] [--seconds T] [--trace] "
+            fprintf(stderr, "usage: sim [--seeds N] [--from S] [--jobs N] [--seconds T] [--trace] "
                             "[--all-traces] [--traces-in DIR] [--with-force] [--none] [--mutants | "
                             "--mutant NAME]\n");
             return 2;
         }
     }
+    if (o.jobs < 1 || o.jobs > JOBS_MAX)
+        o.jobs = 1;
     if (o.mutants)
         return run_mutants(&o);
     return o.trace ? trace_one(&o) : run_seeds(&o);

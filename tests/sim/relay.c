@@ -70,6 +70,8 @@ static void released(struct sim *s, struct node *n, struct op *op)
     if (op->kind == OP_ADD) {
         books_ack(s, n, op->copy_id);
         clients_reply(s, op->session, true);
+    } else if (op->kind == OP_STATE) {
+        operator_answered(s, n, op);
     } else if (op->kind == OP_OUTCOME) {
         deliver_settled(s, n, op);
     } else if (op->kind == OP_NOTE) {

@@ -82,6 +82,7 @@ enum fault_kind {
     F_CLOCK,        /* a wall clock jumps */
     F_LATE_WITNESS, /* it answers seconds late */
     F_STOP,         /* a clean stop */
+    F_OPERATOR,     /* a campaign is paused or resumed, takeover turned off or on */
     F_ROLLBACK,     /* a store becomes what it was some time ago */
     F_CLONE,        /* the same, and it has been used elsewhere meanwhile */
     F_FORCE,        /* an operator takes the other for dead; few seeds know it */
@@ -147,7 +148,7 @@ void net_heal(struct sim *s);
 void net_free(struct sim *s);
 
 /* --- storage.c: the storage thread and its reader --- */
-enum op_kind { OP_ADD, OP_OUTCOME, OP_RELEASE_DUE, OP_NOTE };
+enum op_kind { OP_ADD, OP_OUTCOME, OP_RELEASE_DUE, OP_NOTE, OP_STATE };
 enum op_fate { OP_DURABLE, OP_NOT_PRIMARY, OP_FAILED /* unknown */ };
 struct op {
     struct op *next;
@@ -304,7 +305,7 @@ struct node {
     uint64_t thread_since[THREADS], thread_until[THREADS];
     uint64_t late_until, late_max; /* mail between its threads */
     bool stalled;                  /* as health was told */
-    bool stopping;
+    bool stopping, auto_told;
     enum fault_kind order; /* of an operator, the newest */
     /* the wall clock, as books keep it */
     uint64_t serving_ns;   /* since when it serves, on its clock */
@@ -370,7 +371,12 @@ struct accept_log {
     unsigned voters; /* bit set */
     bool chosen;
 };
+struct operator_word { /* the newest one about a key */
+    uint64_t said;
+    bool restricts, answered;
+};
 struct books {
+    struct operator_word word[4];
     struct copy *copy;
     unsigned n_copies, cap_copies;
     unsigned *table, n_table;
@@ -446,6 +452,16 @@ void none_accepted(struct sim *s, const struct record *r);
 void none_operator(struct sim *s, struct node *n);
 /* May that voter's row be lost, or is it the only one that knows the record? */
 bool none_row_spare(const struct sim *s);
+
+/* --- operator.c --- */
+enum { OPERATOR_KEYS = 4 };
+bool operator_paused(const struct node *n, unsigned message);
+void operator_answered(struct sim *s, struct node *n, const struct op *op);
+void operator_check(struct sim *s, const bool required[NODES]);
+void operator_starts(struct sim *s, struct node *n, unsigned message);
+void operator_tell(struct sim *s, struct node *n);
+void operator_ends(struct sim *s);
+void storage_tells_takeover(struct sim *s, struct node *n, bool on); /* storage.c */
 
 /* --- faults.c --- */
 void plan_draw(struct sim *s);

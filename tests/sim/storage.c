@@ -244,6 +244,17 @@ static void tell_health(struct sim *s, struct node *n, const struct store_meta *
     t->drop = drop_p;
 }
 
+static void takeover_told(struct sim *s, struct task *t)
+{
+    health_post(s, &s->node[t->process],
+                &(struct pair_event){.type = PE_AUTO_TAKEOVER, .flag = t->a});
+}
+
+void storage_tells_takeover(struct sim *s, struct node *n, bool on)
+{
+    node_mail(s, n, STORAGE_TO_HEALTH, takeover_told)->a = on;
+}
+
 /* --- own transactions --- */
 
 static struct own *own_of(struct node *n)
@@ -418,6 +429,7 @@ static void commit_done(struct sim *s, struct task *t)
     }
     m->busy = false;
     durable(s, n);
+    operator_tell(s, n);
     struct item *i = m->under_way;
     m->under_way = NULL;
     while (i) {
@@ -756,6 +768,7 @@ static void follow_done(struct sim *s, struct task *t)
         item_free(i);
     }
     m->busy = false;
+    operator_tell(s, n);
     if (tells_health(&before, store_memory_meta(st)))
         tell_health(s, n, store_memory_meta(st));
     n->lsn_own = store_memory_meta(st)->end.lsn;
@@ -806,6 +819,7 @@ static void request_done(struct sim *s, struct task *t)
     store_memory_sync(n->disk.store);
     m->under_way = NULL;
     m->busy = false;
+    operator_tell(s, n);
     const struct store_meta *after = store_memory_meta(n->disk.store);
     if (tells_health(&before, after) && !m->failed)
         tell_health(s, n, after);
@@ -961,6 +975,8 @@ void storage_start(struct sim *s, struct node *n)
     n->storage.committed = store_memory_meta(n->disk.store)->committed;
     n->lsn_own = store_memory_meta(n->disk.store)->end.lsn;
     tell_health(s, n, store_memory_meta(n->disk.store));
+    n->auto_told = true; /* as the pair core begins */
+    operator_tell(s, n);
 }
 
 /* The process is gone; an own transaction that was on its way is on the disk or isn't. */

@@ -794,6 +794,12 @@ const struct row_recipient *store_memory_recipient(const struct store *s, uint64
     return x && x->cell ? &x->cell->row.recipient : NULL;
 }
 
+const struct row_opstate *store_memory_opstate(const struct store *s, struct slice key)
+{
+    struct slot *x = named_slot(memory_of(s), key, false);
+    return x && x->cell ? &x->cell->row.opstate : NULL;
+}
+
 bool store_memory_has_chunk(const struct store *s, uint64_t id, uint32_t index)
 {
     struct group *g = group_find(memory_of(s), id);

@@ -32,6 +32,7 @@ void store_memory_watch(struct store *s, store_memory_watch_fn fn, void *ctx);
 const struct row_message *store_memory_message(const struct store *s, uint64_t id);
 const struct row_recipient *store_memory_recipient(const struct store *s, uint64_t id,
                                                    uint32_t index);
+const struct row_opstate *store_memory_opstate(const struct store *s, struct slice key);
 bool store_memory_has_chunk(const struct store *s, uint64_t id, uint32_t index);
 const struct store_meta *store_memory_meta(const struct store *s);
 /* Every row: messages by id, each with its recipients and chunks, then operator state by key. */

@@ -1,0 +1,116 @@
+/* Operator state (protocol 3): campaigns are paused and resumed, automatic takeover is turned off
+ * and on again, over whoever serves. What was answered is in the books: a paused campaign stays
+ * paused, whatever node serves, until somebody says otherwise (incident 22). */
+#include <stdlib.h>
+
+#include "sim/harm.h"
+
+static const char *const keys[OPERATOR_KEYS] = {"pause/campaign/c0", "pause/campaign/c1",
+                                                "pause/campaign/c2", "takeover"};
+enum { KEY_TAKEOVER = 3 };
+
+/* As the store has it: does it restrict? */
+static bool restricted(const struct store *st, unsigned key)
+{
+    const struct row_opstate *x = store_memory_opstate(st, slice_str(keys[key]));
+    return x && (key == KEY_TAKEOVER ? slice_istarts(x->value, SLICE_LIT("off")) : x->value.n > 0);
+}
+
+bool operator_paused(const struct node *n, unsigned message)
+{
+    return restricted(n->disk.store, message % KEY_TAKEOVER);
+}
+
+static void submit(struct sim *s, struct node *n, unsigned key, bool restrict_it)
+{
+    struct operator_word *w = &s->books.word[key];
+    struct op *op = xcalloc(1, sizeof *op);
+    op->kind = OP_STATE;
+    op->epoch = n->relay.epoch;
+    op->rcpt = key;
+    op->copy_id = ++w->said;
+    w->restricts = restrict_it;
+    w->answered = false;
+    const char *value = key == KEY_TAKEOVER ? (restrict_it ? "off" : "on") : restrict_it ? "1" : "";
+    op->row[op->n_rows++] = (struct row){
+        .type = ROW_OPSTATE, .opstate = {.key = slice_str(keys[key]), .value = slice_str(value)}};
+    TRACE(s, process_name(n->self), "operator: %s = \"%s\"", keys[key], value);
+    storage_submit(s, n, op);
+}
+
+void harm_operator(struct sim *s)
+{
+    for (unsigned i = 0; i < NODES; i++) {
+        struct node *n = &s->node[i];
+        if (!n->up || n->paused || !n->relay.epoch || !n->gate)
+            continue;
+        submit(s, n, (unsigned)rng_below(&s->rng, OPERATOR_KEYS), rng_chance(&s->rng, 0.6));
+        return;
+    }
+}
+
+/* Its change is committed: the operator has the answer. */
+void operator_answered(struct sim *s, struct node *n, const struct op *op)
+{
+    struct operator_word *w = &s->books.word[op->rcpt];
+    if (op->copy_id != w->said)
+        return; /* somebody has said something else since */
+    w->answered = true;
+    s->count.effect[F_OPERATOR]++;
+    TRACE(s, process_name(n->self), "operator: answered, %s", keys[op->rcpt]);
+}
+
+/* What the newest word, if it restricts and was answered, says of that store. */
+void operator_check(struct sim *s, const bool required[NODES])
+{
+    for (unsigned i = 0; i < NODES; i++)
+        for (unsigned k = 0; required[i] && k < OPERATOR_KEYS; k++) {
+            const struct operator_word *w = &s->books.word[k];
+            if (w->restricts && w->answered && !restricted(s->node[i].disk.store, k))
+                sim_fail(s, "1 (operator state)", "%s, as answered, is not on the store of %s",
+                         keys[k], process_name(i));
+        }
+}
+
+void operator_starts(struct sim *s, struct node *n, unsigned message)
+{
+    const struct operator_word *w = &s->books.word[message % KEY_TAKEOVER];
+    if (w->restricts && w->answered && !operator_paused(n, message) && !s->books.forced &&
+        !s->node[0].disk.lost_at && !s->node[1].disk.lost_at)
+        sim_fail(s, "1 (incident 22)", "node %s delivers message %u of a paused campaign",
+                 process_name(n->self), message);
+}
+
+/* The hook of storage: what the store says of automatic takeover is told to health. */
+void operator_tell(struct sim *s, struct node *n)
+{
+    bool on = !restricted(n->disk.store, KEY_TAKEOVER);
+    if (on == n->auto_told)
+        return;
+    n->auto_told = on;
+    storage_tells_takeover(s, n, on);
+}
+
+/* When the faults have ended: all goes on, and where nobody takes over by itself, by order. */
+static void end_it(struct sim *s, struct task *t)
+{
+    (void)t;
+    bool served = false;
+    for (unsigned i = 0; i < NODES; i++) {
+        struct node *n = &s->node[i];
+        bool serves = n->up && n->relay.epoch && n->gate;
+        served |= serves;
+        for (unsigned k = 0; serves && k < OPERATOR_KEYS; k++)
+            if (restricted(n->disk.store, k))
+                submit(s, n, k, false);
+    }
+    for (unsigned i = 0; !served && i < NODES; i++)
+        if (s->node[i].up && restricted(s->node[i].disk.store, KEY_TAKEOVER))
+            harm_order(s, i, F_FAILOVER);
+    sim_at(s, s->now + 700 * MS, NOBODY, end_it);
+}
+
+void operator_ends(struct sim *s)
+{
+    sim_at(s, s->now, NOBODY, end_it);
+}
