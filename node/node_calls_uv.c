@@ -375,10 +375,14 @@ static void note(void *ctx, struct slice frame)
 
 /* A takeover with wall clocks apart must not expire what the old primary would have sent
  * (protocol 6, incident 27). A single node has one clock. */
+bool node_may_expire(const struct node *n)
+{
+    return n->config->n_nodes < 2 || wall_may_expire(&n->view, n->serving_ns, clock_boot_ns());
+}
+
 static bool may_expire(void *ctx)
 {
-    const struct node *n = ctx;
-    return n->config->n_nodes < 2 || wall_may_expire(&n->view, n->serving_ns, clock_boot_ns());
+    return node_may_expire(ctx);
 }
 
 int node_answer_http(void *ctx, const char *path, struct buf *body, const char **content_type)

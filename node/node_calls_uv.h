@@ -53,6 +53,8 @@ struct replication_hooks node_replication_hooks(struct node *n);
 struct health_hooks node_health_hooks(struct node *n);
 struct control_hooks node_control_hooks(struct node *n);
 struct delivery_hooks node_delivery_hooks(struct node *n);
+/* Whether the wall clock may decide that mail is too old, and history (health/wall.h). */
+bool node_may_expire(const struct node *n);
 int node_answer_http(void *ctx, const char *path, struct buf *body, const char **content_type);
 
 /* Tells health what the store is. */

@@ -129,6 +129,7 @@ static void on_effect(struct node *n, const struct pair_effect *fx)
 static void on_view(struct node *n, const struct pair_view *v)
 {
     n->view = *v;
+    queue_let_purge(n->queue, node_may_expire(n));
     settle_gate(n);
     delivery_wake(n->delivery);
 }

@@ -55,7 +55,7 @@ struct queue {
     uint32_t epoch; /* 0: not serving */
     uint64_t sequence, committed, settled;
     bool caught_up; /* what was here before this epoch is committed in it */
-    bool releasing;
+    bool releasing, keeps_tombstones;
     uint64_t ahead_ms;    /* no schedule of ours puts anything further ahead */
     int64_t wall_less_ms; /* wall clock less the one that only runs on, at the last look */
     struct line to_commit, to_settle;
@@ -469,7 +469,7 @@ static void on_purge_timer(uv_timer_t *t)
 {
     struct queue *q = t->data;
     char value[32];
-    if (!q->epoch)
+    if (!q->epoch || q->keeps_tombstones)
         return;
     int n = snprintf(value, sizeof value, "%" PRId64, clock_wall_ms() - (int64_t)q->retention_ms);
     struct storage_op *op = op_new(q, OP_OPSTATE, MAIL_SILENT, 1);
@@ -511,6 +511,11 @@ void queue_epoch_over(struct queue *q)
     abandon(q, &q->outcomes);
     abandon(q, &q->to_commit);
     abandon(q, &q->to_settle);
+}
+
+void queue_let_purge(struct queue *q, bool may)
+{
+    q->keeps_tombstones = !may;
 }
 
 uint32_t queue_epoch(const struct queue *q)

@@ -29,6 +29,9 @@ void queue_close(struct queue *q);
 /* Role: from PX_SERVE until RX_EPOCH_OVER operations are accepted and tagged with epoch. On epoch
  * over all that waits ends QUEUE_UNDECIDED. */
 void queue_serve(struct queue *q, uint32_t epoch);
+/* Whether tombstones may be purged: what says how old they are is the wall clock, so the rule is
+ * that of expiry (health/wall.h). They may, until told otherwise. */
+void queue_let_purge(struct queue *q, bool may);
 void queue_epoch_over(struct queue *q);
 void queue_watermark(struct queue *q, uint32_t epoch, uint64_t committed, uint64_t settled);
 uint32_t queue_epoch(const struct queue *q); /* 0: not serving */

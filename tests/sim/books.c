@@ -234,6 +234,8 @@ void books_dot(struct sim *s, struct node *n, uint32_t epoch, uint64_t id, uint3
         s->count.doubled_lost_store++;
     else if (repeated && s->books.split)
         s->count.doubled_split++;
+    else if (repeated && s->books.rejoined)
+        s->count.doubled_rejoin++;
     else if (repeated && s->books.forced)
         s->count.doubled_forced++;
     else if (repeated)
@@ -307,18 +309,34 @@ static void watch_recipient(struct sim *s, const char *who, const struct row_rec
     s->count.superseded += x->state == RCPT_SUPERSEDED;
 }
 
-struct watcher {
-    struct sim *s;
-    unsigned node;
-};
+/* A message's row goes: with the whole store, or as a tombstone that is older than the retention.
+ */
+static void watch_purge(struct sim *s, struct node *n, const struct row_message *m)
+{
+    struct copy *c = books_find(s, m->id);
+    const struct row_opstate *x = store_memory_opstate(n->disk.store, SLICE_LIT("purge"));
+    if (store_memory_meta(n->disk.store)->copying || !c)
+        return;
+    char text[24] = "0";
+    if (x)
+        snprintf(text, sizeof text, "%.*s", (int)x->value.n, (const char *)x->value.p);
+    if (m->state != MESSAGE_DONE || m->done_ms >= strtoll(text, NULL, 10))
+        sim_fail(s, "1 (purge)", "%llx goes from the store of %s before its time", ID(m->id),
+                 process_name(n->self));
+    c->purged = true;
+    s->count.purged++;
+}
 
 static void watch(void *ctx, const struct row *before, const struct row *after)
 {
     struct task *box = ctx;
     struct sim *s = box->p;
     const char *who = process_name((unsigned)box->a);
-    if (!after)
+    if (!after) {
+        if (before && before->type == ROW_MESSAGE)
+            watch_purge(s, &s->node[box->a], &before->message);
         return;
+    }
     if (after->type == ROW_MESSAGE)
         watch_message(s, who, &after->message);
     else if (after->type == ROW_RECIPIENT)

@@ -195,7 +195,7 @@ static bool holds(const struct store *st, const struct copy *c)
 {
     const struct row_message *m = store_memory_message(st, c->id);
     if (!m)
-        return false;
+        return c->purged;
     for (uint32_t i = 0; i < c->rcpts; i++)
         if (!store_memory_recipient(st, c->id, i))
             return false;
@@ -401,7 +401,7 @@ static bool has_bounce(struct sim *s, const struct store *st, const struct copy 
 
 static void check_end(struct sim *s, const struct store *st, struct copy *c)
 {
-    for (uint32_t i = 0; i < c->rcpts; i++) {
+    for (uint32_t i = 0; i < c->rcpts && !c->purged; i++) {
         const struct row_recipient *x = store_memory_recipient(st, c->id, i);
         const struct rcpt_book *k = &c->rcpt[i];
         if (!x)

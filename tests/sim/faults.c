@@ -69,6 +69,7 @@ void plan_draw(struct sim *s)
     p->commit_max = p->commit_min + rng_skewed(r, MS, 60 * MS);
     p->in_doubt_wait_ms = rng_range(r, 100, 8000);
     p->hold = rng_chance(r, 0.4) ? rng_unit(r) : 0;
+    p->retention_ms = s->with_purge ? rng_range(r, 2000, 30000) : 7ull * 86400 * 1000;
     p->quarantine_ms = rng_range(r, 1000, 12000);
     p->messages = (unsigned)rng_skewed(r, 5, 160);
     p->clients = (unsigned)rng_range(r, 1, 6);

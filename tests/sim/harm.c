@@ -254,7 +254,7 @@ void harm_order(struct sim *s, unsigned self, enum fault_kind kind)
                         [F_FAILOVER] = {PE_OP_FAILOVER, "failover", false},
                         [F_FORCE] = {PE_OP_FAILOVER, "failover --force", true}};
     struct node *n = &s->node[self];
-    if (!n->up || n->paused)
+    if (!n->up || (n->paused && n->pause_until > s->now))
         return;
     if (s->none && kind == F_FAILOVER) {
         none_operator(s, n);
@@ -276,7 +276,7 @@ static void stop_is_late(struct sim *s, struct task *t)
 void harm_stop(struct sim *s, unsigned self)
 {
     struct node *n = &s->node[self];
-    if (!n->up || n->paused || n->stopping)
+    if (!n->up || n->stopping || (n->paused && n->pause_until > s->now))
         return;
     TRACE(s, process_name(self), "operator: stops it");
     n->stopping = true;

@@ -210,6 +210,9 @@ static void print_sum(const struct shared_state *sh, double took)
            c->doubled_in_doubt, c->doubled_reply_lost, c->doubled_restart,
            c->doubled_two_crashes + c->doubled_note_lost, c->doubled_forced, c->doubled_lost_store,
            c->in_doubt, c->quarantined, c->superseded, c->excused);
+    printf("%" PRIu64 " tombstones purged, %" PRIu64
+           " rejoined by an operator (sent twice after rejoin --merge: %" PRIu64 ")\n",
+           c->purged, c->rejoined, c->doubled_rejoin);
 }
 
 static struct shared_state *share(unsigned n)
@@ -360,6 +363,8 @@ int main(int argc, char **argv)
             o.run.with_force = true;
         else if (strcmp(a, "--none") == 0)
             o.run.none = true;
+        else if (strcmp(a, "--with-purge") == 0)
+            o.run.with_purge = true;
         else if (strcmp(a, "--mutants") == 0)
             o.mutants = true;
         else if (strcmp(a, "--mutant") == 0 && v)
@@ -367,9 +372,10 @@ int main(int argc, char **argv)
         else if (strcmp(a, "--traces-in") == 0 && v)
             o.dir = argv[++i];
         else {
-            fprintf(stderr, "usage: sim [--seeds N] [--from S] [--jobs N] [--seconds T] [--trace] "
-                            "[--all-traces] [--traces-in DIR] [--with-force] [--none] [--mutants | "
-                            "--mutant NAME]\n");
+            fprintf(stderr,
+                    "usage: sim [--seeds N] [--from S] [--jobs N] [--seconds T] [--trace] "
+                    "[--all-traces] [--traces-in DIR] [--with-force] [--with-purge] [--none] "
+                    "[--mutants | --mutant NAME]\n");
             return 2;
         }
     }

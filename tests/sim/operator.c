@@ -42,7 +42,7 @@ void harm_operator(struct sim *s)
 {
     for (unsigned i = 0; i < NODES; i++) {
         struct node *n = &s->node[i];
-        if (!n->up || n->paused || !n->relay.epoch || !n->gate)
+        if (!n->up || (n->paused && n->pause_until > s->now) || !n->relay.epoch || !n->gate)
             continue;
         submit(s, n, (unsigned)rng_below(&s->rng, OPERATOR_KEYS), rng_chance(&s->rng, 0.6));
         return;
@@ -91,6 +91,26 @@ void operator_tell(struct sim *s, struct node *n)
     storage_tells_takeover(s, n, on);
 }
 
+/* batonctl rejoin: a store that was away for longer than the retention waits for a word. Thrown
+ * away is only what the other copy holds, too. */
+void operator_rejoin(struct sim *s, struct node *n)
+{
+    struct replica_view v;
+    if (s->now < n->asked_at)
+        return;
+    n->asked_at = s->now + rng_range(&s->rng, 300 * MS, 2 * SEC);
+    replica_view(n->replica, node_now(s, n), &v);
+    if (!v.rejoin_waits)
+        return;
+    bool discard = rng_chance(&s->rng, 0.5) && books_spare(s, n->self) && !s->node[0].disk.lost &&
+                   !s->node[1].disk.lost;
+    TRACE(s, process_name(n->self), "operator: rejoin --%s", discard ? "discard" : "merge");
+    s->count.rejoined++;
+    s->books.rejoined = true;
+    replication_step(
+        s, n, &(struct replica_event){.type = RE_REJOIN, .flag = discard, .link = ++s->serial});
+}
+
 /* When the faults have ended: all goes on, and where nobody takes over by itself, by order. */
 static void end_it(struct sim *s, struct task *t)
 {
@@ -108,6 +128,12 @@ static void end_it(struct sim *s, struct task *t)
         if (s->node[i].up && restricted(s->node[i].disk.store, KEY_TAKEOVER))
             harm_order(s, i, F_FAILOVER);
     sim_at(s, s->now + 700 * MS, NOBODY, end_it);
+}
+
+bool operator_needed(const struct sim *s)
+{
+    return restricted(s->node[0].disk.store, KEY_TAKEOVER) ||
+           restricted(s->node[1].disk.store, KEY_TAKEOVER);
 }
 
 void operator_ends(struct sim *s)

@@ -3,9 +3,30 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "health/wall.h"
 #include "sim/sim.h"
 
 enum { TICK_MS = 40, RELEASE_EVERY_MS = 1000 };
+
+/* Housekeeping of the primary, as node/queue/queue_uv.c has it: by the wall clock, and only where
+ * that may be believed. */
+static void purge(struct sim *s, struct node *n)
+{
+    struct pair_view v;
+    pair_view(n->pair, node_now(s, n), &v);
+    if (!wall_may_expire(&v, n->serving_ns, node_now(s, n)))
+        return;
+    struct op *op = xcalloc(1, sizeof *op);
+    buf_init(&op->memory, 64);
+    buf_reserve(&op->memory, 64);
+    op->kind = OP_PURGE;
+    op->epoch = n->relay.epoch;
+    buf_printf(&op->memory, "%lld", (long long)(node_wall(s, n) - (int64_t)s->plan.retention_ms));
+    op->row[op->n_rows++] =
+        (struct row){.type = ROW_OPSTATE,
+                     .opstate = {.key = SLICE_LIT("purge"), .value = buf_slice(&op->memory)}};
+    storage_submit(s, n, op);
+}
 
 static void tick(struct sim *s, struct task *t)
 {
@@ -19,6 +40,8 @@ static void tick(struct sim *s, struct task *t)
             op->kind = OP_RELEASE_DUE;
             op->epoch = r->epoch;
             storage_submit(s, n, op);
+            if (s->plan.retention_ms < 60000)
+                purge(s, n);
         }
     }
     sim_at_thread(s, s->now + TICK_MS * MS, n->self, T_RELAY, tick);
@@ -148,7 +171,8 @@ void relay_effect(struct sim *s, struct node *n, const struct pair_effect *fx)
 void relay_op_back(struct sim *s, struct node *n, struct op *op)
 {
     struct relay *r = &n->relay;
-    if (op->fate != OP_DURABLE || op->epoch != r->epoch || op->kind == OP_RELEASE_DUE) {
+    if (op->fate != OP_DURABLE || op->epoch != r->epoch || op->kind == OP_RELEASE_DUE ||
+        op->kind == OP_PURGE) {
         if (op->kind == OP_ADD)
             clients_reply(s, op->session, false);
         op_free(op);

@@ -133,6 +133,7 @@ static void tick(struct sim *s, struct task *t)
 {
     struct node *n = &s->node[t->process];
     replication_step(s, n, &(struct replica_event){.type = RE_TICK});
+    operator_rejoin(s, n);
     sim_at_thread(s, s->now + TICK_MS * MS, n->self, T_REPLICATION, tick);
 }
 
@@ -140,7 +141,7 @@ void replication_start(struct sim *s, struct node *n)
 {
     struct replica_config c = {.self = n->self,
                                .standby_timeout_ns = s->plan.standby_timeout,
-                               .retention_ms = 7ull * 86400 * 1000,
+                               .retention_ms = s->plan.retention_ms,
                                .quarantine_ms = s->plan.quarantine_ms,
                                .ring_bytes = s->plan.ring_bytes,
                                .catch_up_bytes = s->plan.catch_up_bytes,

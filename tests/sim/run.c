@@ -9,6 +9,8 @@ enum {
     REST_S = 75,         /* bound of the time without faults, beside the quarantine: retries,
                             take-overs, a take-back that was put off, full copies */
     SERVE_S = 15,        /* by then some node serves (invariant 9) */
+    ORDER_S = 30,        /* longer, where it takes an operator's order: an earlier one that can't be
+                            carried out is given up after 20 s first */
     EVENTS_MAX = 6000000 /* a run with more goes round in circles */
 };
 
@@ -116,7 +118,8 @@ static void settle(struct sim *s)
         run_until(s, s->now + 100 * MS);
         if (s->failed || books_settled_down(s, why, sizeof why))
             return;
-        if (s->now > began + SERVE_S * SEC && strncmp(why, "9: nobody", 9) == 0)
+        uint64_t serve_s = operator_needed(s) ? SERVE_S + ORDER_S : SERVE_S;
+        if (s->now > began + serve_s * SEC && strncmp(why, "9: nobody", 9) == 0)
             break;
     }
     if (!s->failed && !books_settled_down(s, why, sizeof why))
@@ -150,6 +153,7 @@ bool sim_run(uint64_t seed, const struct sim_options *o, FILE *trace, struct cou
     s->trace = trace;
     s->with_force = o->with_force;
     s->none = o->none;
+    s->with_purge = o->with_purge;
     set_up(s);
     run_until(s, s->plan.duration);
     if (!s->failed)

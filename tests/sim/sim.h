@@ -106,7 +106,7 @@ struct plan {
     uint64_t think_max;       /* of a client, between messages */
     uint64_t transaction_max; /* of a delivery, from its start to its final dot */
     size_t ring_bytes, catch_up_bytes, window_bytes;
-    uint64_t expire_ms;
+    uint64_t expire_ms, retention_ms;
     unsigned out; /* who stays down at first when the faults have ended; NOBODY: none */
 };
 
@@ -148,7 +148,7 @@ void net_heal(struct sim *s);
 void net_free(struct sim *s);
 
 /* --- storage.c: the storage thread and its reader --- */
-enum op_kind { OP_ADD, OP_OUTCOME, OP_RELEASE_DUE, OP_NOTE, OP_STATE };
+enum op_kind { OP_ADD, OP_OUTCOME, OP_RELEASE_DUE, OP_NOTE, OP_STATE, OP_PURGE };
 enum op_fate { OP_DURABLE, OP_NOT_PRIMARY, OP_FAILED /* unknown */ };
 struct op {
     struct op *next;
@@ -306,6 +306,7 @@ struct node {
     uint64_t late_until, late_max; /* mail between its threads */
     bool stalled;                  /* as health was told */
     bool stopping, auto_told;
+    uint64_t asked_at;     /* an operator looks again then */
     enum fault_kind order; /* of an operator, the newest */
     /* the wall clock, as books keep it */
     uint64_t serving_ns;   /* since when it serves, on its clock */
@@ -362,7 +363,7 @@ struct copy { /* one message id */
     bool acked, bounce, excused, chunked, hold;
     bool away; /* a forced takeover left it behind, or a store lost it with its end: on some store
                   it must be all the same */
-    bool was_away;
+    bool was_away, purged;
     struct rcpt_book rcpt[MESSAGE_RCPTS];
 };
 struct accept_log {
@@ -397,6 +398,7 @@ struct books {
     uint64_t took_over_at[NODES]; /* from the other node, the last time */
     bool apart[NODES];            /* wall clocks were more than a minute apart then */
     bool check_all;
+    bool rejoined;   /* by an operator's word, with what is forgotten here */
     bool split;      /* arbiter none: a node went on without what the other held */
     uint32_t forced; /* highest epoch that was begun by force; 0: none */
     unsigned forced_node;
@@ -410,7 +412,7 @@ struct counters {
     uint64_t acked, delivered, bounced, doubled_in_doubt, doubled_reply_lost, doubled_two_crashes;
     uint64_t takeovers, crashes, faults, quarantined, superseded, emptied, excused, epochs;
     uint64_t virtual_ns, events, drops, take_backs, forced, doubled_forced;
-    uint64_t expired, doubled_lost_store;
+    uint64_t expired, doubled_lost_store, doubled_rejoin, purged, rejoined;
     uint64_t rest[PROCESSES + 1]; /* who stayed down at first when the faults had ended */
     uint64_t injected[F_KINDS], effect[F_KINDS]; /* of each kind: how often, and what it did */
     uint64_t none_runs, none_judged, none_splits, doubled_split;
@@ -461,6 +463,8 @@ void operator_check(struct sim *s, const bool required[NODES]);
 void operator_starts(struct sim *s, struct node *n, unsigned message);
 void operator_tell(struct sim *s, struct node *n);
 void operator_ends(struct sim *s);
+bool operator_needed(const struct sim *s);           /* automatic takeover is off somewhere */
+void operator_rejoin(struct sim *s, struct node *n); /* looks whether a word is waited for */
 void storage_tells_takeover(struct sim *s, struct node *n, bool on); /* storage.c */
 
 /* --- faults.c --- */
@@ -501,7 +505,7 @@ struct sim {
     struct books books;
     struct counters count;
     bool quiet; /* faults have ended */
-    bool with_force;
+    bool with_force, with_purge;
     bool none, manual; /* no arbiter; takeover = "manual" */
     bool fence;
     double fence_fails;
@@ -513,6 +517,7 @@ struct sim {
 /* --- run.c --- */
 /* One seed from beginning to end; trace may be NULL. True: all invariants held. */
 struct sim_options {
+    bool with_purge; /* tombstones are kept for seconds: nodes are away for longer than that */
     bool with_force; /* some seeds know `failover --force`, by one operator or both */
     bool none;       /* every seed without an arbiter, rather than some */
 };
