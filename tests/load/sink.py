@@ -7,6 +7,7 @@ Journal, one line a recipient, times are CLOCK_MONOTONIC:
 """
 import argparse
 import asyncio
+import os
 import re
 import time
 import zlib
@@ -90,12 +91,22 @@ class Session(asyncio.Protocol):
 
     def message(self):
         self.sink.keep(self.data, self.rcpts)
+        quiet = self.sink.is_quiet(self.rcpts)
         self.data, self.sender, self.rcpts = None, False, []
-        if self.sink.delay:
+        if quiet:
+            self.paused = True
+            self.answer_later()
+        elif self.sink.delay:
             self.paused = True
             asyncio.get_running_loop().call_later(self.sink.delay, self.answer)
         else:
             self.say("250 2.0.0 Ok")
+
+    def answer_later(self):
+        if self.sink.is_quiet(["quiet"]):
+            asyncio.get_running_loop().call_later(0.01, self.answer_later)
+        else:
+            self.answer()
 
     def answer(self):
         self.paused = False
@@ -107,6 +118,7 @@ class Sink:
     def __init__(self, args):
         self.delay = args.delay_ms / 1000
         self.defer = args.defer
+        self.quiet = args.quiet
         self.seen = set()
         self.sessions = set()
         self.most = 0
@@ -120,6 +132,10 @@ class Sink:
 
     def closed(self, session):
         self.sessions.discard(session)
+
+    def is_quiet(self, rcpts):
+        return bool(self.quiet) and os.path.exists(self.quiet) and \
+            any(r.startswith("quiet") for r in rcpts)
 
     def judge(self, address):
         """Recipients that begin with "reject" or "defer" are; each --defer'th is deferred once."""
@@ -161,6 +177,7 @@ def main():
     p.add_argument("--listen", required=True)
     p.add_argument("--journal", required=True)
     p.add_argument("--delay-ms", type=float, default=0, help="wait before the answer to a final dot")
+    p.add_argument("--quiet", help="while this file exists, what is for quiet... is taken and not answered")
     p.add_argument("--defer", type=int, default=0, help="defer about each N-th recipient once")
     try:
         asyncio.run(serve(p.parse_args()))
