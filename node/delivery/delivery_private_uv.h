@@ -121,6 +121,7 @@ struct scan {
     struct target *targets, *last; /* to be read each by itself */
     char **domains;                /* the pass's current batch */
     unsigned n_domains, at;
+    int64_t began_ms; /* the pass, by the wall clock */
     bool more_domains;
     char *after;  /* last domain of the batch */
     char *domain; /* being read */

@@ -350,8 +350,9 @@ static void on_domains(struct storage_read *r)
 static void on_next_due(struct storage_read *r)
 {
     struct delivery *d = r->ctx;
-    int64_t now = clock_wall_ms();
-    if (usable(d, r) && r->err == STORE_OK && r->due_ms > now)
+    /* What came due while this was read counts too: nothing else would look before the next rescan.
+     */
+    if (usable(d, r) && r->err == STORE_OK && r->due_ms)
         delivery_due_at(d, r->due_ms);
     finish_read(d, r);
 }
@@ -429,7 +430,9 @@ static void scan_go(struct delivery *d)
     }
     if (s->in_pass && !s->more_domains) {
         pass_over(s);
-        queue_read(d->queue, 0, new_read(d, READ_NEXT_DUE, NULL, on_next_due));
+        struct storage_read *next = new_read(d, READ_NEXT_DUE, NULL, on_next_due);
+        next->due_ms = s->began_ms; /* a domain read early in the pass may have more by now */
+        queue_read(d->queue, 0, next);
         return;
     }
     if (!s->in_pass) {
@@ -437,6 +440,7 @@ static void scan_go(struct delivery *d)
             return;
         s->want_all = s->left = false;
         s->in_pass = true;
+        s->began_ms = clock_wall_ms();
     }
     struct storage_read *r = new_read(d, READ_DOMAINS, s->after ? s->after : "", on_domains);
     r->limit = SCAN_DOMAINS;
