@@ -84,8 +84,8 @@ int apply_adopt(struct store *s, struct pos shared, const struct history *primar
  * row of that message is merged: own_merge() does both. */
 int apply_merge(struct store *s, const struct row *theirs, enum unmerged_class as, int64_t wall_ms,
                 int64_t quarantine_ms, struct buf *out, uint32_t *n_rows);
-/* A bounce follows its parent: wanted if a failure is what came out for a recipient that it is about
- * and no other bounce tells of that one (protocol 3, incident 21). Reads only. */
+/* A bounce follows its parent: wanted if a failure is what came out for a recipient that it is
+ * about and no other bounce tells of that one (protocol 3, incident 21). Reads only. */
 int apply_bounce_wanted(struct store *s, uint64_t id, bool *wanted);
 /* Full copy, follower's side: empties the store under a new id and marks it copying; the first
  * complete batch ends that. */
