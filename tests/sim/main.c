@@ -292,6 +292,27 @@ static bool needs_force(enum baton_mutant m)
     }
 }
 
+/* The seed that notices it, and holds without it; 0: none does. */
+static uint64_t noticed_by(const struct options *o, struct shared_state *sh, enum baton_mutant m)
+{
+    uint64_t to = o->from + o->seeds;
+    char verdict[sizeof sh->verdict];
+    for (uint64_t at = o->from; at < to; at = sh->seed + 1) {
+        baton_mutant = m;
+        if (child_runs(o, sh, at, to, 0))
+            return 0;
+        uint64_t seed = sh->seed;
+        memcpy(verdict, sh->verdict, sizeof verdict);
+        baton_mutant = MUTANT_NONE;
+        bool holds = child_runs(o, sh, seed, seed + 1, 0);
+        sh->seed = seed;
+        memcpy(sh->verdict, verdict, sizeof verdict);
+        if (holds)
+            return seed;
+    }
+    return 0;
+}
+
 /* Every mutant until a seed notices it; one that survives all seeds is a finding. */
 static int run_mutants(const struct options *o)
 {
@@ -303,10 +324,14 @@ static int run_mutants(const struct options *o)
     }
     int survivors = 0;
     for (unsigned m = 1; m < MUTANTS; m++) {
-        baton_mutant = (enum baton_mutant)m;
+        if (m == MUTANT_ETCD_READ_ONLY || m == MUTANT_ETCD_TAG_ONLY ||
+            m == MUTANT_ETCD_BACKUP_FOLLOWED) {
+            printf("skip sim/mutant %s: there is no etcd in the simulator\n", mutants[m].name);
+            continue;
+        }
         struct options x = *o;
         x.run.with_force = o->run.with_force || needs_force((enum baton_mutant)m);
-        bool survives = child_runs(&x, sh, o->from, o->from + o->seeds, 0);
+        bool survives = noticed_by(&x, sh, (enum baton_mutant)m) == 0;
         survivors += survives;
         if (survives)
             printf("FAIL sim/mutant %s (%s) survives %" PRIu64 " seeds\n", mutants[m].name,
