@@ -16,8 +16,8 @@ enum {
     LOOK_PATIENCE_MS = 900, /* over before the next one */
     REACHABLE_MS = 3000,    /* three looks lost: away */
     PATIENCE_MIN_MS = 250,  /* for one request; then the next endpoint. Grows with a slow etcd */
-    PATIENCE_MAX_MS = 2000,
-    PATIENCE_FACTOR = 4,       /* times what the last answer took */
+    PATIENCE_MAX_MS = 500,  /* below half of an operation: another endpoint has to get its turn */
+    PATIENCE_FACTOR = 4,    /* times what the last answer took */
     AUTHENTICATE_MIN_MS = 700, /* etcd hashes the password slowly, on purpose */
     BACKOFF_MIN_MS = 40,       /* after a failure at every endpoint; doubles */
     BACKOFF_MAX_MS = 400,
@@ -504,6 +504,12 @@ static void etcd_bootstrap(struct arbiter *a, const struct record *first, uint64
         a->events.bootstrapped(a->events.ctx, op, false, "another operation is under way");
 }
 
+static void grow_patience(struct register_etcd *r)
+{
+    uint64_t twice = r->patience_ns * 2;
+    r->patience_ns = twice < MS(PATIENCE_MAX_MS) ? twice : MS(PATIENCE_MAX_MS);
+}
+
 static void etcd_tick(struct arbiter *a, uint64_t now_ns)
 {
     struct register_etcd *r = self(a);
@@ -517,16 +523,13 @@ static void etcd_tick(struct arbiter *a, uint64_t now_ns)
         r->retry_ns = now_ns;
     if (r->job == JOB_NONE)
         return;
-    if (now_ns >= r->deadline_ns) {
-        if (r->request && !r->refused_ns)
-            snprintf(r->error, sizeof r->error, "%s: no answer", r->cfg.endpoint[r->at]);
-        give_up(r);
-    } else if (r->request && now_ns >= r->give_up_ns) {
+    if (r->request && (now_ns >= r->give_up_ns || now_ns >= r->deadline_ns)) {
         cancel(r);
-        r->patience_ns =
-            r->patience_ns * 2 < MS(PATIENCE_MAX_MS) ? r->patience_ns * 2 : MS(PATIENCE_MAX_MS);
-        failed(r, "no answer", false);
+        grow_patience(r);
+        failed(r, "no answer", false); /* also at the deadline: the next job asks elsewhere */
     }
+    if (now_ns >= r->deadline_ns)
+        give_up(r);
     if (r->job == JOB_NONE || r->request || !r->retry_ns || now_ns < r->retry_ns)
         return;
     if (r->step != STEP_PERSIST) {

@@ -114,6 +114,28 @@ void books_accepted(struct sim *s, unsigned voter, struct ballot ballot, const s
         choose(s, (unsigned)(a - b->accepts));
 }
 
+/* A put counts at once. One in the next lineage puts back what somebody had seen: of what was
+ * there before, nothing counts but what that node knows, and nobody has acted on the rest. */
+void books_etcd(struct sim *s, struct ballot place, const struct record *r)
+{
+    struct books *b = &s->books;
+    bool put_back = b->chosen >= 0 && place.counter > b->accepts[b->chosen].ballot.counter;
+    for (unsigned i = 0; put_back && i < b->n_owners; i++)
+        if (b->owner[i].epoch > r->epoch)
+            sim_fail(s, "2", "etcd is given back epoch %u, and %u was acted upon", r->epoch,
+                     b->owner[i].epoch);
+    if (put_back) {
+        *log_of(b, place, r) = (struct accept_log){.ballot = place, .record = *r, .voters = 3};
+        b->accepts[b->n_accepts - 1].chosen = true;
+        b->chosen = (int)b->n_accepts - 1;
+        b->check_all = true;
+        TRACE(s, "record", "is given back to etcd");
+        return;
+    }
+    books_accepted(s, NODE_A, place, r);
+    books_accepted(s, NODE_B, place, r);
+}
+
 void books_voter(struct sim *s, unsigned voter, const struct voter_state *before,
                  const struct voter_state *after)
 {

@@ -137,12 +137,15 @@ static bool all_vote(const struct sim *s)
 {
     if (s->none)
         return none_row_spare(s);
+    if (s->etcd)
+        return etcd_spare(s);
     return s->node[0].disk.voter.voting && s->node[1].disk.voter.voting && s->witness.voter.voting;
 }
 
 static void lose_voter(struct sim *s, unsigned v)
 {
-    books_voter_emptied(s, v);
+    if (!s->etcd)
+        books_voter_emptied(s, v);
     struct voter_state *row = v == WITNESS ? &s->witness.voter : &s->node[v].disk.voter;
     *row = (struct voter_state){.voter_id = 0};
     if (v == WITNESS)
@@ -155,7 +158,11 @@ void harm_empty_voter(struct sim *s)
 {
     if (!all_vote(s)) /* two emptied at once need the operator (protocol 5) */
         return;
-    unsigned v = (unsigned)rng_below(&s->rng, s->none ? NODES : PROCESSES);
+    if (s->etcd && rng_chance(&s->rng, 0.7)) {
+        etcd_loses(s);
+        return;
+    }
+    unsigned v = (unsigned)rng_below(&s->rng, s->none || s->etcd ? NODES : PROCESSES);
     TRACE(s, process_name(v), "its voter's file is lost");
     s->count.effect[F_EMPTY_VOTER]++;
     if (v == WITNESS) {

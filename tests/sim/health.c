@@ -111,7 +111,8 @@ static void row_written(struct sim *s, struct task *t)
         struct voter_state before = n->disk.voter;
         n->disk.voter = *row;
         n->disk.has_voter = true;
-        books_voter(s, n->self, &before, row);
+        if (!s->etcd)
+            books_voter(s, n->self, &before, row);
     }
     free(row);
     if (fails) {
@@ -120,7 +121,10 @@ static void row_written(struct sim *s, struct task *t)
               kept ? "it is there all the same" : "the old one stays");
     }
     if (!dies) {
-        register_persisted(n->reg, !fails, node_now(s, n));
+        if (s->etcd)
+            etcd_persisted(s, n, !fails);
+        else
+            register_persisted(n->reg, !fails, node_now(s, n));
         return;
     }
     node_crash(s, n->self, n->crash_silent, "at a write of the voter's row");
@@ -171,6 +175,11 @@ static void persist(struct sim *s, unsigned self, const struct voter_state *stat
     t->drop = drop_p;
 }
 
+void health_persist(struct sim *s, struct node *n, const struct voter_state *row)
+{
+    persist(s, n->self, row, row_written);
+}
+
 static void on_register(void *ctx, const struct register_fx *fx)
 {
     struct task *box = ctx; /* who it is: process in a, sim in p */
@@ -198,6 +207,7 @@ static void on_arbiter(void *ctx, const struct pair_event *ev)
               ev->outcome == REG_DONE       ? "done"
               : ev->outcome == REG_MISMATCH ? "refused"
               : ev->outcome == REG_NOT_DONE ? "not done"
+              : ev->outcome == REG_BEHIND   ? "lost what was seen"
                                             : "unknown",
               (unsigned long long)r->version, r->epoch, r->primary ? 'b' : 'a',
               r->in_sync[0] ? "a" : "", r->in_sync[1] ? "b" : "");
@@ -430,11 +440,15 @@ void health_start(struct sim *s, struct node *n)
     const struct store_meta *m = store_memory_meta(n->disk.store);
     bool virgin = m->history.n == 0 && m->epoch_seen == 0 && !m->copying;
     n->pair = pair_new(&c, on_pair, box(s, n->self));
-    n->reg = register_new(n->self, &n->disk.voter, virgin, rng_u64(&s->rng), on_register,
-                          box(s, n->self));
+    uint64_t random = rng_u64(&s->rng);
+    if (!s->etcd)
+        n->reg =
+            register_new(n->self, &n->disk.voter, virgin, random, on_register, box(s, n->self));
     struct arbiter_events events = {
         .ctx = box(s, n->self), .event = on_arbiter, .bootstrapped = on_bootstrapped};
-    if (s->none) {
+    if (s->etcd) {
+        etcd_start(s, n, &events);
+    } else if (s->none) {
         none_start(s, n, &events);
     } else {
         arbiter_voters_init(&n->voters, n->reg, &events);
@@ -452,6 +466,7 @@ void health_stop(struct node *n)
     pair_free(n->pair);
     if (n->without.judge)
         arbiter_none_done(&n->without);
+    etcd_stop(n);
     register_free(n->reg);
     n->pair = NULL;
     n->reg = NULL;
@@ -461,7 +476,7 @@ void health_stop(struct node *n)
 void witness_start(struct sim *s)
 {
     struct witness *w = &s->witness;
-    if (s->none) {
+    if (s->none || s->etcd) {
         w->up = true;
         return;
     }

@@ -202,6 +202,9 @@ static void print_sum(const struct shared_state *sh, double took)
     printf("without an arbiter: %" PRIu64 " runs, %" PRIu64 " votes by judgement, %" PRIu64
            " times both went on (sent twice by both: %" PRIu64 ")\n",
            c->none_runs, c->none_judged, c->none_splits, c->doubled_split);
+    printf("with etcd: %" PRIu64 " runs, %" PRIu64
+           " times emptied or restored from a backup, %" PRIu64 " times given back what was lost\n",
+           c->etcd_runs, c->etcd_losses, c->etcd_put_back);
     printf("sent twice: %" PRIu64 " in doubt at a takeover, %" PRIu64
            " where the receiver's reply was lost, %" PRIu64 " by a primary that restarted, %" PRIu64
            " after two failures, %" PRIu64 " by a forced takeover, %" PRIu64
@@ -386,6 +389,8 @@ int main(int argc, char **argv)
             o.seconds = strtod(argv[++i], NULL);
         else if (strcmp(a, "--with-force") == 0)
             o.run.with_force = true;
+        else if (strcmp(a, "--etcd") == 0)
+            o.run.etcd = true;
         else if (strcmp(a, "--none") == 0)
             o.run.none = true;
         else if (strcmp(a, "--with-purge") == 0)
@@ -397,10 +402,11 @@ int main(int argc, char **argv)
         else if (strcmp(a, "--traces-in") == 0 && v)
             o.dir = argv[++i];
         else {
-            fprintf(stderr,
-                    "usage: sim [--seeds N] [--from S] [--jobs N] [--seconds T] [--trace] "
-                    "[--all-traces] [--traces-in DIR] [--with-force] [--with-purge] [--none] "
-                    "[--mutants | --mutant NAME]\n");
+            fprintf(
+                stderr,
+                "usage: sim [--seeds N] [--from S] [--jobs N] [--seconds T] [--trace] "
+                "[--all-traces] [--traces-in DIR] [--with-force] [--with-purge] [--none] [--etcd] "
+                "[--mutants | --mutant NAME]\n");
             return 2;
         }
     }

@@ -15,7 +15,7 @@ enum { MANUAL_PERCENT = 12, AUTO_PERCENT = 12, PROBE_TIMEOUT_MS = 400, FENCE_LIM
 void none_draw(struct sim *s)
 {
     uint64_t x = rng_mix(s->seed * 2 + 0x6e6f6e65) % (s->none ? MANUAL_PERCENT * 2 : 100);
-    if (s->with_force || x >= MANUAL_PERCENT + AUTO_PERCENT)
+    if (s->with_force || s->etcd || x >= MANUAL_PERCENT + AUTO_PERCENT)
         return;
     s->none = true;
     s->manual = x < MANUAL_PERCENT;

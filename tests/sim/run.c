@@ -23,6 +23,7 @@ static void set_up(struct sim *s)
         s->box[i] = (struct task){.a = i, .p = s};
     plan_draw(s);
     none_draw(s);
+    etcd_draw(s);
     for (unsigned i = 0; i < NODES; i++) {
         struct node *n = &s->node[i];
         struct store_id id;
@@ -80,6 +81,8 @@ static unsigned draw_out(struct sim *s)
                                    s->witness.voter.voting};
     if (out == NOBODY || s->books.forced)
         return NOBODY;
+    if (s->etcd) /* which has to be one of the two */
+        return out != WITNESS && etcd_spare(s) && books_spare(s, out) ? out : NOBODY;
     for (unsigned i = 0; i < PROCESSES; i++)
         if (i != out && !votes[i])
             return NOBODY;
@@ -154,6 +157,7 @@ bool sim_run(uint64_t seed, const struct sim_options *o, FILE *trace, struct cou
     s->with_force = o->with_force;
     s->none = o->none;
     s->with_purge = o->with_purge;
+    s->etcd = o->etcd;
     set_up(s);
     run_until(s, s->plan.duration);
     if (!s->failed)

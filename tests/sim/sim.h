@@ -10,6 +10,7 @@
 #include "health/heartbeat.h"
 #include "health/pair.h"
 #include "health/register.h"
+#include "health/register_etcd.h"
 #include "node/delivery/dot.h"
 #include "replication/replica.h"
 #include "sim/rng.h"
@@ -280,7 +281,8 @@ struct node {
     struct pair *pair;
     struct reg *reg;
     struct arbiter_voters voters;
-    struct arbiter_none without; /* arbiter none */
+    struct arbiter_none without;         /* arbiter none */
+    struct register_etcd *register_etcd; /* arbiter etcd; else NULL */
     struct arbiter *arbiter;
     struct heartbeat_guard guard;
     uint64_t lease_until;
@@ -415,6 +417,7 @@ struct counters {
     uint64_t expired, doubled_lost_store, doubled_rejoin, purged, rejoined;
     uint64_t rest[PROCESSES + 1]; /* who stayed down at first when the faults had ended */
     uint64_t injected[F_KINDS], effect[F_KINDS]; /* of each kind: how often, and what it did */
+    uint64_t etcd_runs, etcd_losses, etcd_put_back;
     uint64_t none_runs, none_judged, none_splits, doubled_split;
     uint64_t doubled_restart, doubled_note_lost, in_doubt;
 };
@@ -445,6 +448,42 @@ void books_forced(struct sim *s, struct node *n, uint32_t epoch);
 void books_rolled_back(struct sim *s, struct node *n);
 void books_free(struct sim *s);
 void body_hash(uint64_t key, uint8_t out[32]);
+
+/* --- etcd.c: the same with etcd, in a share of the seeds --- */
+enum { ETCD_MODEL_ENDPOINTS = 3 };
+struct etcd_key {
+    uint64_t revision; /* 0: there is no key */
+    struct etcd_value value;
+    uint8_t bytes[ETCD_VALUE_BYTES_MAX];
+    size_t n;
+};
+struct etcd_model {
+    struct etcd_key key, backup;
+    uint64_t clock;             /* revision of the whole store */
+    bool lost;                  /* emptied or restored, and nobody has put anything since */
+    unsigned n_endpoints, dead; /* bit set */
+    bool black_hole;            /* the dead ones don't even refuse */
+};
+struct call { /* one request and its answer */
+    uint64_t id, expect_revision;
+    unsigned from;
+    uint32_t life;
+    enum etcd_request request;
+    bool expect_any, put;
+    int what;
+    uint8_t expect[ETCD_VALUE_BYTES_MAX], value[ETCD_VALUE_BYTES_MAX];
+    size_t n_expect, n_value;
+    struct etcd_key found;
+};
+void etcd_draw(struct sim *s);
+void etcd_start(struct sim *s, struct node *n, const struct arbiter_events *events);
+void etcd_stop(struct node *n);
+void etcd_persisted(struct sim *s, struct node *n, bool ok);
+void etcd_loses(struct sim *s);
+void etcd_back(struct sim *s, struct task *t);
+bool etcd_spare(const struct sim *s);
+void books_etcd(struct sim *s, struct ballot place, const struct record *r);
+void health_persist(struct sim *s, struct node *n, const struct voter_state *row);
 
 /* --- none.c: the same with arbiter = none, in a share of the seeds --- */
 void none_draw(struct sim *s);
@@ -506,6 +545,9 @@ struct sim {
     struct counters count;
     bool quiet; /* faults have ended */
     bool with_force, with_purge;
+    bool with_force;
+    bool etcd;
+    struct etcd_model etcd_model;
     bool none, manual; /* no arbiter; takeover = "manual" */
     bool fence;
     double fence_fails;
@@ -520,6 +562,7 @@ struct sim_options {
     bool with_purge; /* tombstones are kept for seconds: nodes are away for longer than that */
     bool with_force; /* some seeds know `failover --force`, by one operator or both */
     bool none;       /* every seed without an arbiter, rather than some */
+    bool etcd;       /* every seed with etcd */
 };
 bool sim_run(uint64_t seed, const struct sim_options *o, FILE *trace, struct counters *count,
              char *verdict, size_t n);
