@@ -3,8 +3,9 @@
  * which some may be dead, that answers seconds late, loses requests before or after they take
  * effect, is down, emptied, or restored from a backup.
  *
- * What is left out: an etcd that loses what a node has not seen lost (its row of what was seen is
- * gone, too, or older than the backup). Two such losses at once need an operator. */
+ * What is left out: an etcd that loses what a node can't see lost (its row of what was seen is
+ * gone, too, or older than the backup), and one that loses it again before both nodes have seen it
+ * there again. Two losses at once need an operator. */
 #include <assert.h>
 #include <stdlib.h>
 
@@ -213,12 +214,14 @@ void etcd_stop(struct node *n)
 
 /* --- what it loses --- */
 
-/* Each node, should it come up now, would see that this isn't what it saw. */
+/* Each node, should it come up now, would see that this isn't what it saw; and has seen that what
+ * was lost before is there again. */
 static bool seen_as_lost(const struct sim *s, const struct etcd_key *k)
 {
     for (unsigned i = 0; i < NODES; i++) {
         const struct voter_state *seen = &s->node[i].disk.voter;
-        if (!seen->record.version || (k->revision && ballot_cmp(place(k), seen->accepted) >= 0))
+        if (!seen->record.version || seen->accepted.counter != s->etcd_model.key.value.lineage ||
+            (k->revision && ballot_cmp(place(k), seen->accepted) >= 0))
             return false;
     }
     return true;
