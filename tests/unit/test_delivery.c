@@ -36,7 +36,7 @@ static struct {
     queue_new_fn fresh;
     queue_scan_fn scan;
     void *fresh_ctx, *scan_ctx;
-    bool hold_settle, hold_due;
+    bool hold_settle, hold_due, hold_next;
     struct pending *pending;
     struct storage_read *reads;
     uv_idle_t idle;
@@ -207,6 +207,19 @@ static int slice_cmp(struct slice a, struct slice b)
     return c ? c : (a.n > b.n) - (a.n < b.n);
 }
 
+/* The earliest above after_ms; 0: none. */
+static int64_t next_due(int64_t after_ms)
+{
+    int64_t best = 0;
+    for (unsigned i = 0; i < q.n; i++)
+        for (unsigned k = 0; k < q.list[i].n; k++) {
+            const struct row_recipient *c = &q.list[i].r[k];
+            if (due(c, INT64_MAX) && c->next_ms > after_ms && (!best || c->next_ms < best))
+                best = c->next_ms;
+        }
+    return best;
+}
+
 static void answer(struct storage_read *r)
 {
     buf_init(&r->bytes, 64 << 20);
@@ -254,6 +267,9 @@ static void answer(struct storage_read *r)
                 r->cursor.index = c->index;
             }
         break;
+    case READ_NEXT_DUE:
+        r->due_ms = next_due(r->due_ms);
+        break;
     default:
         r->err = STORE_NOT_FOUND;
     }
@@ -270,7 +286,8 @@ void queue_read(struct queue *x, unsigned lane, struct storage_read *r)
 static void on_idle(uv_idle_t *h)
 {
     uv_idle_stop(h);
-    while (q.reads && !(q.hold_due && q.reads->type == READ_DUE)) {
+    while (q.reads && !(q.hold_due && q.reads->type == READ_DUE) &&
+           !(q.hold_next && q.reads->type == READ_NEXT_DUE)) {
         struct storage_read *r = q.reads;
         q.reads = (struct storage_read *)r->mail.next;
         r->done(r);
@@ -536,7 +553,7 @@ static void on_closed(void *ctx)
 static void teardown(void)
 {
     closed = false;
-    q.hold_settle = q.hold_due = false;
+    q.hold_settle = q.hold_due = q.hold_next = false;
     delivery_close(d, on_closed, NULL);
     UNTIL(closed && srv.sessions == 0);
     turn(3);
@@ -912,6 +929,21 @@ START_TEST(test_a_read_older_than_the_outcome_sends_nothing_again)
 }
 END_TEST
 
+/* It came due between the snapshot and the answer: nothing else would look for a minute. */
+START_TEST(test_due_while_the_disk_is_read)
+{
+    struct stored *s = simple(1, "u1@x.example");
+    s->r[0].next_ms = clock_wall_ms() + 60;
+    q.hold_next = true;
+    delivery_start(d);
+    UNTIL(q.reads && q.reads->type == READ_NEXT_DUE);
+    turn(150);
+    ck_assert_uint_eq(srv.messages, 0);
+    q.hold_next = false;
+    UNTIL(s->r[0].state == RCPT_DELIVERED);
+}
+END_TEST
+
 START_TEST(test_damaged_body_is_not_sent)
 {
     struct stored *s = simple(1, "u1@x.example");
@@ -1026,6 +1058,7 @@ int main(void)
     tcase_add_test(t, test_quiesce_waits_for_open_dots_and_their_outcomes);
     tcase_add_test(t, test_held_mail_in_memory_is_let_go);
     tcase_add_test(t, test_a_read_older_than_the_outcome_sends_nothing_again);
+    tcase_add_test(t, test_due_while_the_disk_is_read);
     tcase_add_test(t, test_damaged_body_is_not_sent);
     tcase_add_test(t, test_damaged_body_comes_from_the_other_copy);
     tcase_add_test(t, test_body_damaged_everywhere_is_held);
