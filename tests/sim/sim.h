@@ -545,7 +545,6 @@ struct sim {
     struct counters count;
     bool quiet; /* faults have ended */
     bool with_force, with_purge;
-    bool with_force;
     bool etcd;
     struct etcd_model etcd_model;
     bool none, manual; /* no arbiter; takeover = "manual" */
