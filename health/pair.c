@@ -195,7 +195,7 @@ static void on_register(struct pair *p, const struct pair_event *ev)
     if (decided) {
         learn(p, &ev->record);
         p->rec_read = true;
-        p->want_read = p->behind = false;
+        p->want_read = p->behind = p->heard_alone = false;
     } else {
         p->read_at = p->now + READ_RETRY_MS * MS;
     }
@@ -365,7 +365,8 @@ static void on_failover(struct pair *p, bool force)
         pair_op_done(p, false,
                      "this node hasn't met the other one since it started, so it can't know who "
                      "was primary last; batonctl start --alone, if the other one is gone");
-    else if (p->phase != PH_FOLLOW || !record_names(&p->rec, p->cfg.self, &p->store.id))
+    else if (p->phase != PH_FOLLOW || !record_names(&p->rec, p->cfg.self, &p->store.id) ||
+             fact_left_behind(p))
         pair_op_done(p, false,
                      "this node isn't known to hold every acknowledged message (not in sync); "
                      "--force takes over all the same and may lose what it never got");

@@ -178,6 +178,8 @@ void pair_on_heartbeat(struct pair *p, const struct pair_event *ev)
                       h->mode != (record_paired(&p->rec) ? PAIR_PAIRED : PAIR_SOLO);
     if ((h->epoch > p->rec.epoch || other_mode) && (h->serving || h->relinquish_epoch))
         p->want_read = true;
+    if (other_mode && h->mode == PAIR_SOLO)
+        p->heard_alone = true;
     if (h->ask_handover && h->ask_handover != p->ask_seen) {
         p->ask_seen = h->ask_handover;
         if (p->phase == PH_PAIRED)

@@ -59,6 +59,7 @@ struct pair {
     uint64_t rec_since;     /* since when rec has its epoch */
     bool rec_read;          /* read since the start or since the last step down */
     bool rec_local;         /* forced here and not yet with the voters */
+    bool heard_alone;       /* its primary was heard to go on alone since the record was read */
     uint32_t served_seen;   /* highest epoch in which the peer was heard to serve */
     /* an arbiter that can lose what it held (health/register_etcd.h) */
     bool knows_seen, behind; /* behind: it has, and no record is decided since */

@@ -165,9 +165,17 @@ bool when_forced(const struct pair *p)
            p->change != CH_UNKNOWN;
 }
 
+/* The primary said that it goes on alone, and the record couldn't be read since (one direction of
+ * the link may be cut). With an arbiter the change of the record would show it; a judgement that
+ * remembers nothing would not. */
+bool fact_left_behind(const struct pair *p)
+{
+    return p->cfg.none && p->heard_alone;
+}
+
 static bool may_take_over(const struct pair *p)
 {
-    return p->rec.primary == pair_peer(p) && !fact_below_seen(p) &&
+    return p->rec.primary == pair_peer(p) && !fact_below_seen(p) && !fact_left_behind(p) &&
            BATON_MUTANT(TAKEOVER_OUT_OF_SYNC, true, fact_named(p)) && p->store.open &&
            p->store.fit && !p->store_failed && !p->stalled && idle_register(p);
 }

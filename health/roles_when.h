@@ -9,6 +9,7 @@ bool fact_silent(const struct pair *p, uint64_t since, uint64_t limit_ns);
 bool fact_named(const struct pair *p);
 uint32_t fact_seen(const struct pair *p);
 bool fact_below_seen(const struct pair *p);
+bool fact_left_behind(const struct pair *p); /* none: the primary was heard to go on alone */
 bool when_superseded(const struct pair *p);
 bool when_store_failed(const struct pair *p);
 bool when_stopping(const struct pair *p);

@@ -10,6 +10,7 @@
 
 #include "health/pair.h"
 #include "health/register.h"
+#include "health/register_none.h"
 #include "health/roles.h"
 
 #define MS 1000000ull
@@ -48,6 +49,8 @@ static struct world {
     unsigned n_due;
     uint64_t overlap; /* both may deliver */
     unsigned follower_of[2];
+    bool none;           /* arbiter = none, from the next boot() on */
+    unsigned changes[2]; /* of the record, asked for */
 } w;
 
 static inline void push(uint64_t at, struct due d)
@@ -112,6 +115,7 @@ static inline void on_fx(void *ctx, const struct pair_effect *fx)
         break;
     case PX_READ:
     case PX_CHANGE:
+        w.changes[i] += fx->type == PX_CHANGE;
         push(w.now + 10 * MS, (struct due){.node = i,
                                            .kind = fx->type == PX_READ ? DUE_READ : DUE_CHANGE,
                                            .fx = *fx});
@@ -187,6 +191,7 @@ static inline void boot(unsigned i)
     pair_free(n->pair);
     n->boots++;
     struct pair_config c = {.self = i,
+                            .none = w.none,
                             .heartbeat_ns = 100 * MS,
                             .lease_ns = 1000 * MS,
                             .takeover_after_ns = 1000 * MS,

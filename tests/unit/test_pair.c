@@ -351,6 +351,56 @@ START_TEST(every_phase_can_be_left)
 }
 END_TEST
 
+/* arbiter = none: a doesn't hear b any more, drops it and says so; b hears that, but nobody answers
+ * when it reads. The judgement remembers nothing: it would have let b take over with what it had.
+ */
+static void b_is_left_behind(void)
+{
+    w.none = true;
+    kill_node(1);
+    run(3000);
+    boot(1);
+    run(8000);
+    ck_assert_int_eq(view(0).mode, PAIR_PAIRED);
+    ck_assert(view(1).in_sync);
+    step(1, (struct pair_event){.type = PE_JUDGED, .outcome = JUDGED_GONE});
+    w.witness_cut[1] = true; /* no vote for a read without grounds */
+    w.udp[1][0] = w.tcp = false;
+    step(0, (struct pair_event){.type = PE_DETACHED});
+    run(2000);
+    ck_assert_int_eq(view(0).mode, PAIR_SOLO);
+    ck_assert_int_eq(view(1).record.in_sync[1], true); /* as far as it could be read */
+}
+
+START_TEST(none_left_behind_is_not_promoted)
+{
+    b_is_left_behind();
+    kill_node(0);
+    w.changes[1] = 0;
+    run(5000);
+    ck_assert_uint_eq(w.changes[1], 0);
+    step(1, (struct pair_event){.type = PE_OP_FAILOVER, .op = 5});
+    ck_assert_uint_eq(w.node[1].op_failed, 1);
+    ck_assert_ptr_nonnull(strstr(w.node[1].op_text, "--force"));
+    run(1000);
+    ck_assert_uint_eq(w.changes[1], 0);
+}
+END_TEST
+
+START_TEST(none_left_behind_comes_back)
+{
+    b_is_left_behind();
+    w.witness_cut[1] = false;
+    w.udp[1][0] = w.tcp = true;
+    boot(1);
+    run(8000);
+    ck_assert_int_eq(view(0).mode, PAIR_PAIRED);
+    step(1, (struct pair_event){.type = PE_JUDGED, .outcome = JUDGED_GONE});
+    kill_node(0);
+    run_until_serving(1, 3000);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("pair");
@@ -377,6 +427,8 @@ int main(void)
     tcase_add_test(t, claimed_but_never_served);
     tcase_add_test(t, clean_stops);
     tcase_add_test(t, a_single_node_serves);
+    tcase_add_test(t, none_left_behind_is_not_promoted);
+    tcase_add_test(t, none_left_behind_comes_back);
     suite_add_tcase(s, t);
     TCase *table = tcase_create("table");
     tcase_add_test(table, every_phase_can_be_left);
