@@ -182,6 +182,25 @@ static const char *reason(const json_t *j, struct slice body, char other[64])
     return other;
 }
 
+/* What the client got wrong was not done. A server error leaves that open, and so do "cancelled"
+ * (408 or 499, by release: a server that stops cancels what it has passed on already), "aborted"
+ * (409), and whatever a proxy makes of an answer that it lost. */
+static bool not_done(long status)
+{
+    switch (status) {
+    case 400:
+    case 401:
+    case 403:
+    case 404:
+    case 405:
+    case 412:
+    case 413:
+        return true;
+    default:
+        return false;
+    }
+}
+
 static void failed(struct etcd_reply *out, enum etcd_request request, long status, const json_t *j,
                    struct slice body)
 {
@@ -189,9 +208,7 @@ static void failed(struct etcd_reply *out, enum etcd_request request, long statu
     const char *text = reason(j, body, other);
     struct etcd_answer *a = &out->answer;
     const char *remedy = "";
-    /* A server error leaves open whether it was done; what the client got wrong was not done. */
-    a->what =
-        status >= 400 && status < 500 && status != 408 && status != 429 ? ETCD_REFUSED : ETCD_LOST;
+    a->what = not_done(status) ? ETCD_REFUSED : ETCD_LOST;
     if (request == ETCD_AUTHENTICATE) {
         if (says(text, "authentication is not enabled")) {
             a->what = ETCD_ANSWERED;

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "health/arbiter_uv.h"
+#include "health/etcd_json_curl.h"
 #include "node/base/clock_posix.h"
 #include "node/base/crypto_openssl.h"
 
@@ -392,6 +393,26 @@ START_TEST(tls_and_users)
 }
 END_TEST
 
+/* A put that was "cancelled" or "aborted" may have gone on to the other servers: counted as
+ * refused, a take-back would have been given up that then took effect (incident 1). */
+START_TEST(only_what_was_not_done_is_refused)
+{
+    static const long refused[] = {400, 403, 404, 412},
+                      open_[] = {408, 409, 429, 499, 500, 502, 503};
+    struct slice body = SLICE_LIT("{\"error\":\"context canceled\",\"code\":1}");
+    struct etcd_reply *r = xcalloc(1, sizeof *r);
+    for (unsigned i = 0; i < sizeof refused / sizeof *refused; i++) {
+        etcd_json_reply(r, ETCD_PUT, refused[i], body);
+        ck_assert_int_eq(r->answer.what, ETCD_REFUSED);
+    }
+    for (unsigned i = 0; i < sizeof open_ / sizeof *open_; i++) {
+        etcd_json_reply(r, ETCD_PUT, open_[i], body);
+        ck_assert_int_eq(r->answer.what, ETCD_LOST);
+    }
+    free(r);
+}
+END_TEST
+
 int main(void)
 {
     if (system("etcd --version >/dev/null 2>&1") != 0) {
@@ -407,6 +428,9 @@ int main(void)
     tcase_add_test(t, an_emptied_etcd_and_a_backup_are_not_followed);
     tcase_add_test(t, tls_and_users);
     suite_add_tcase(s, t);
+    TCase *j = tcase_create("replies");
+    tcase_add_test(j, only_what_was_not_done_is_refused);
+    suite_add_tcase(s, j);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);
     int failed = srunner_ntests_failed(r);
