@@ -534,6 +534,10 @@ void verify_start(struct replica *r, uint64_t op)
         snprintf(fx.text, sizeof fx.text, "the primary compares both stores");
     } else if (!peer_ready(r)) {
         no = "there is no standby attached to compare with, or it runs another release";
+    } else if (!r->p.feed.merged) {
+        /* What only it has is judged as it is merged: some of it nobody acknowledged (protocol 8).
+         * Found by a comparison it would be merged as queued. */
+        no = "the standby still hands over what only it has; try again when it has";
     } else if (v->view.running) {
         no = "a comparison is under way already";
     } else {

@@ -715,6 +715,45 @@ START_TEST(test_a_cloned_store_gets_its_own_id)
 }
 END_TEST
 
+static bool verify(unsigned node)
+{
+    struct replica_event ev = {.type = RE_VERIFY, .op = 2};
+    replica_step(w.node[node].core, &ev, w.now, 0);
+    return w.node[node].op_ok;
+}
+
+/* What a returning node alone has may be nobody's: a comparison that met it before it was merged
+ * as quarantined made it queued. */
+START_TEST(test_nothing_is_compared_before_it_is_merged)
+{
+    paired(24);
+    w.hold[B] = true;
+    uint64_t id = add(A);
+    world_run(&w, 100);
+    ck_assert(world_has(&w, A, id) && !world_has(&w, B, id));
+    world_crash(&w, A);
+    w.hold[B] = false;
+    world_promote(&w, B, 3, false);
+    world_run(&w, 40);
+    world_start(&w, A);
+    w.node[A].serving_waits = false;
+    w.hold[B] = true;
+    world_follow(&w, A, 3);
+    world_run(&w, 50);
+    w.hold[B] = false;
+    while (!world_count(&w, B, PE_ATTACHED) && world_step(&w)) {
+    }
+    ck_assert_uint_eq(world_count(&w, B, PE_ATTACHED), 1);
+    ck_assert_uint_eq(world_count(&w, B, PE_MERGED), 0);
+    ck_assert(!verify(B));
+    world_run(&w, 200);
+    ck_assert_uint_eq(world_count(&w, B, PE_MERGED), 1);
+    ck_assert_int_eq(world_state(&w, B, id), RCPT_QUARANTINED);
+    ck_assert(verify(B));
+    world_free(&w);
+}
+END_TEST
+
 /* Nothing of its own, but away for too long: a copy, by itself. */
 START_TEST(test_away_for_too_long_without_changes_gets_a_copy)
 {
@@ -841,6 +880,7 @@ int main(void)
     tcase_add_test(t, test_rejoin_survives_a_broken_link);
     tcase_add_test(t, test_away_for_too_long_without_changes_gets_a_copy);
     tcase_add_test(t, test_a_cloned_store_gets_its_own_id);
+    tcase_add_test(t, test_nothing_is_compared_before_it_is_merged);
     tcase_add_test(t, test_strangers_are_refused_with_a_line);
     tcase_add_test(t, test_garbage_closes_the_link);
     suite_add_tcase(s, t);
