@@ -195,7 +195,12 @@ static int follow_marked(struct store *s, const struct row *in, const struct row
         break;
     }
     case ROW_OPSTATE:
-        merge_opstate(&here->opstate, &in->opstate, &out.opstate);
+        /* Both from one primary's history: the newest. It may well be less restrictive, and goes on
+         * from what was merged into it. */
+        if (here->opstate.pos.epoch == in->opstate.pos.epoch)
+            out.opstate = here->opstate.pos.lsn > in->opstate.pos.lsn ? here->opstate : in->opstate;
+        else
+            merge_opstate(&here->opstate, &in->opstate, &out.opstate);
         break;
     case ROW_CHUNK:
         break;

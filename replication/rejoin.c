@@ -293,10 +293,10 @@ bool apply_orphan_note(struct row_recipient *p)
 }
 
 /* Under `resend` it goes out again, but not at once: an old primary that comes right back knows
- * what became of it. */
+ * what became of it. What was in doubt already, and was on the wire again, is so anew. */
 static bool doubt_resend(struct row_recipient *p, uint32_t attempts, int64_t next_ms)
 {
-    if (p->state != RCPT_QUEUED || p->attempts != attempts || p->in_doubt == DOUBT_YES)
+    if (p->state != RCPT_QUEUED || p->attempts != attempts)
         return false;
     p->in_doubt = DOUBT_YES;
     if (p->next_ms < next_ms)

@@ -453,7 +453,8 @@ bool verify_reply(struct replica *r, struct store_reply *reply)
         merged(r);
     } else if (reply->type == SR_MEND) {
         if (reply->err)
-            finish(r, reply->err == STORE_CORRUPT ? VERIFY_NO_COPY : VERIFY_AWAY);
+            finish(r, reply->err == STORE_CORRUPT || reply->err == STORE_CONFLICT ? VERIFY_NO_COPY
+                                                                                  : VERIFY_AWAY);
         else if (v->for_delivery)
             finish(r, VERIFY_MENDED);
         else

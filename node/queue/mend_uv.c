@@ -72,7 +72,7 @@ static int check_theirs(struct slice rows, struct row *message)
     return right ? STORE_OK : STORE_CORRUPT;
 }
 
-static int put_one(struct store *store, const struct row *theirs, bool whole)
+static int put_one(struct store *store, const struct row *theirs)
 {
     struct row here, row = *theirs;
     enum unmerged_class mark = UNMERGED_NONE;
@@ -89,18 +89,14 @@ static int put_one(struct store *store, const struct row *theirs, bool whole)
     if (row.type == ROW_MESSAGE) {
         if (here.message.state == MESSAGE_DONE)
             return STORE_OK;
-        row.message.pos = here.message.pos;
-        row.message.born = here.message.born;
-        if (!whole) { /* only its body is in question */
-            row = here;
-            row.message.body = theirs->message.body;
-        }
+        row = here; /* only its body is in question */
+        row.message.body = theirs->message.body;
     }
     return store->ops->put(store, &row, mark);
 }
 
 /* In bounded transactions, so that nothing waits long behind it; done in part it does no harm. */
-static int put_back(struct storage *s, struct slice rows, bool whole)
+static int put_back(struct storage *s, struct slice rows)
 {
     struct store *store = s->store;
     struct wire_reader r = wire_read(rows);
@@ -113,7 +109,7 @@ static int put_back(struct storage *s, struct slice rows, bool whole)
             return err;
         while (!err && r.n && start - r.n < PIECE_BYTES) {
             struct row row;
-            err = row_decode(&r, &row) ? put_one(store, &row, whole) : STORE_CORRUPT;
+            err = row_decode(&r, &row) ? put_one(store, &row) : STORE_CORRUPT;
         }
         if (!err)
             err = store->ops->commit(store);
@@ -140,10 +136,10 @@ int writer_mend(struct storage *s, const struct store_request *r)
     bool same = memcmp(here.message.sha256, theirs.message.sha256, 32) == 0 &&
                 here.message.size == theirs.message.size &&
                 here.message.chunks == theirs.message.chunks;
-    /* Another message under this id, and both are whole: that is the merge rule's business. */
-    if (!same && store_sqlite_body(s->store, &here.message) == STORE_OK)
+    /* Another message under this id: its body must not come under these recipients. */
+    if (!same)
         return STORE_CONFLICT;
-    err = put_back(s, rows, !same);
+    err = put_back(s, rows);
     if (!err)
         log_warn("storage.mended", "id=%016llx why=\"its body failed its checksum\"",
                  (unsigned long long)r->first);
