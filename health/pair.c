@@ -577,6 +577,7 @@ void pair_view(const struct pair *p, uint64_t now_ns, struct pair_view *out)
         .peer_role = p->peer.role,
         .peer_lsn = p->peer.own_lsn,
         .peer_wall_skew_ms = p->peer_skew_ms,
+        .peer_wall_base_ms = p->peer_wall_base_ms,
         .silent_ns = p->peer_rx ? now_ns - p->peer_rx : UINT64_MAX,
         .n_takeovers = p->n_takeovers,
     };

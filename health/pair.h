@@ -185,8 +185,9 @@ struct pair_view {
     bool peer_reachable;
     uint8_t peer_role;
     uint64_t peer_lsn;
-    int64_t peer_wall_skew_ms;
-    uint64_t silent_ns;                             /* since the peer's last sign of life */
+    int64_t peer_wall_skew_ms; /* at its newest sign of life */
+    int64_t peer_wall_base_ms; /* its wall clock then, less our clock that only goes on */
+    uint64_t silent_ns;        /* since the peer's last sign of life */
     struct pair_takeover takeovers[PAIR_TAKEOVERS]; /* newest first */
     unsigned n_takeovers;
 };

@@ -157,6 +157,7 @@ void pair_on_heartbeat(struct pair *p, const struct pair_event *ev)
     p->alone_wanted = false; /* it votes itself: nobody's word is needed */
     if (ev->wall_ms)
         p->peer_skew_ms = h->wall_ms - ev->wall_ms;
+    p->peer_wall_base_ms = h->wall_ms - (int64_t)(p->now / MS);
     note_acknowledgement(p, h);
     if (p->rec.version && p->rec.primary == pair_peer(p) && h->epoch == p->rec.epoch) {
         if (h->serving)

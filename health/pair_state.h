@@ -96,7 +96,7 @@ struct pair {
     uint64_t serving_rx; /* newest sign of life of the record's serving primary */
     uint64_t woke;       /* this process stood still until then */
     uint64_t acked_rx;   /* receipt of the newest heartbeat that we acknowledged in rec.epoch */
-    int64_t peer_skew_ms;
+    int64_t peer_skew_ms, peer_wall_base_ms;
     uint32_t relinquished; /* epoch given up by the peer, as heard with its current boot */
     uint32_t relinquished_paused_ms;
     /* the takeover or restart under way */

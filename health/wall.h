@@ -7,10 +7,12 @@
 
 enum { WALL_APART_MS = 60000, WALL_HOLD_MS = 3600000 };
 
-/* The clocks differ by more than a minute, or nothing is known of the other one's. */
-bool wall_apart(const struct pair_view *v);
+/* The clocks differ by more than a minute, or nothing is known of the other one's. Compared now,
+ * not when the other was heard last: the own one may have jumped while this process stood still. */
+bool wall_apart(const struct pair_view *v, uint64_t now_ns, int64_t wall_ms);
 /* May mail expire now? Not within an hour after this process began to serve while the clocks are
  * apart: it may have taken over from the other node, in this life or in one before. serving_ns:
  * when it began, on the clock of now_ns; 0: it doesn't serve. */
-bool wall_may_expire(const struct pair_view *v, uint64_t serving_ns, uint64_t now_ns);
+bool wall_may_expire(const struct pair_view *v, uint64_t serving_ns, uint64_t now_ns,
+                     int64_t wall_ms);
 #endif

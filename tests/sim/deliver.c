@@ -74,7 +74,7 @@ static bool expires(struct sim *s, struct node *n, const struct pick *p)
         return false;
     struct pair_view v;
     pair_view(n->pair, node_now(s, n), &v);
-    return wall_may_expire(&v, n->serving_ns, node_now(s, n));
+    return wall_may_expire(&v, n->serving_ns, node_now(s, n), node_wall(s, n));
 }
 
 /* --- notes (node/delivery/notes_uv.c) --- */

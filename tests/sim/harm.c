@@ -231,6 +231,10 @@ void harm_empty_store(struct sim *s, unsigned self)
         return;
     if (!books_spare(s, self))
         return;
+    /* A store that was rolled back moments ago and one that is gone are two failures at once. */
+    for (unsigned i = 0; i < NODES; i++)
+        if (s->node[i].disk.lost_at && s->now < s->node[i].disk.lost_at + 10000 * MS)
+            return;
     struct node *n = &s->node[self];
     bool voter = rng_chance(&s->rng, 0.5) && all_vote(s);
     node_crash(s, self, true, voter ? "with its disk" : "with its store");

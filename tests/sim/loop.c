@@ -104,9 +104,8 @@ bool sim_run_one(struct sim *s)
     s->now = t->at;
     bool dead = t->process != NOBODY && t->life != life_of(s, t->process);
     uint64_t wake = dead ? 0 : paused_until(s, t);
-    if (wake) { /* a frozen process finds it when it wakes, in this order */
+    if (wake) { /* found when it wakes; what was posted first still comes first */
         t->at = wake;
-        t->order = s->order++;
         heap_push(s, t);
         return true;
     }
