@@ -933,11 +933,16 @@ END_TEST
 START_TEST(test_due_while_the_disk_is_read)
 {
     struct stored *s = simple(1, "u1@x.example");
-    s->r[0].next_ms = clock_wall_ms() + 60;
-    q.hold_next = true;
+    s->r[0].next_ms = clock_wall_ms() + 3600000;
     delivery_start(d);
+    turn(100); /* the passes of the start are over */
+    ck_assert_ptr_null(q.reads);
+    q.hold_next = true;
+    q.scan(q.scan_ctx);
+    s->r[0].next_ms = clock_wall_ms() + 300;
     UNTIL(q.reads && q.reads->type == READ_NEXT_DUE);
-    turn(150);
+    while (clock_wall_ms() <= s->r[0].next_ms) /* a reader thread takes its time */
+        turn(1);
     ck_assert_uint_eq(srv.messages, 0);
     q.hold_next = false;
     UNTIL(s->r[0].state == RCPT_DELIVERED);
