@@ -540,6 +540,12 @@ static void etcd_tick(struct arbiter *a, uint64_t now_ns)
     }
 }
 
+static void etcd_heard(struct arbiter *a, uint64_t now_ns)
+{
+    (void)a; /* the other node has no vote here */
+    (void)now_ns;
+}
+
 static void etcd_set_virgin(struct arbiter *a, bool virgin)
 {
     self(a)->virgin = virgin;
@@ -582,6 +588,7 @@ struct register_etcd *register_etcd_new(const struct register_etcd_config *c,
         .ask = etcd_ask,
         .bootstrap = etcd_bootstrap,
         .tick = etcd_tick,
+        .heard = etcd_heard,
         .set_virgin = etcd_set_virgin,
         .all_virgin = etcd_all_virgin,
         .view = etcd_view,
