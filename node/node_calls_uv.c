@@ -377,7 +377,8 @@ static void note(void *ctx, struct slice frame)
  * (protocol 6, incident 27). A single node has one clock. */
 bool node_may_expire(const struct node *n)
 {
-    return n->config->n_nodes < 2 || wall_may_expire(&n->view, n->serving_ns, clock_boot_ns(), clock_wall_ms());
+    return n->config->n_nodes < 2 ||
+           wall_may_expire(&n->view, n->serving_ns, clock_boot_ns(), clock_wall_ms());
 }
 
 static bool may_expire(void *ctx)
