@@ -103,8 +103,7 @@ static void on_committed(void *ctx, enum queue_outcome result, uint64_t n_change
     struct noting *x = ctx;
     struct delivery *d = x->d;
     struct link *l = x->link;
-    assert(x->due);
-    x->due = false;
+    assert(x->due); /* keeps x until the end: the link may be over before these return */
     if (l && result == QUEUE_OK && x->generation == d->generation) {
         /* A row that was cancelled or put in doubt meanwhile must not be sent. */
         x->committed = n_changed == l->job->n;
@@ -113,6 +112,7 @@ static void on_committed(void *ctx, enum queue_outcome result, uint64_t n_change
         else
             link_refuse(l);
     }
+    x->due = false;
     maybe_free(x);
     delivery_unref(d);
 }

@@ -1,6 +1,7 @@
 /* Delivery over real sockets to a small SMTP server in this process, with a queue in memory that
  * settles outcomes when the test says so. */
 #include <check.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -480,6 +481,7 @@ static void take_note(void *ctx, struct slice frame)
 
 static void setup(void)
 {
+    signal(SIGPIPE, SIG_IGN); /* as the daemon has it */
     notes_clear(&standby.set);
     memset(&standby, 0, sizeof standby);
     memset(&q, 0, sizeof q);
@@ -714,6 +716,108 @@ START_TEST(test_no_reply_after_the_final_dot)
 }
 END_TEST
 
+static unsigned idles;
+static void on_quiet(void *ctx)
+{
+    idles++;
+}
+
+START_TEST(test_final_dot_waits_for_its_note)
+{
+    standby.withheld = true;
+    struct stored *s = simple(1, "u1@x.example");
+    delivery_start(d);
+    UNTIL(srv.rcpts_seen == 1 && standby.number == 1);
+    turn(100);
+    ck_assert_uint_eq(srv.dots_seen, 0);
+    ck_assert(standby.set.n == 1 && standby.set.at[0]->id == 1);
+    ck_assert(standby.set.at[0]->n == 1 && standby.set.at[0]->rcpts[0].attempts == 0);
+    delivery_noted(d, 4, 1); /* of another epoch: counts for nothing */
+    turn(50);
+    ck_assert_uint_eq(srv.dots_seen, 0);
+    standby.withheld = false;
+    delivery_noted(d, 2, 1);
+    UNTIL(s->r[0].state == RCPT_DELIVERED);
+    UNTIL(standby.set.n == 0); /* withdrawn once the outcome is settled */
+}
+END_TEST
+
+START_TEST(test_a_note_stands_until_its_outcome_is_settled)
+{
+    q.hold_settle = true;
+    simple(1, "u1@x.example");
+    delivery_start(d);
+    UNTIL(q.outcomes == 1);
+    turn(100);
+    ck_assert_uint_eq(standby.set.n, 1);
+    q.hold_settle = false;
+    UNTIL(standby.set.n == 0);
+}
+END_TEST
+
+START_TEST(test_a_hand_over_withdraws_what_has_no_dot)
+{
+    idles = 0;
+    standby.withheld = true;
+    struct stored *s = simple(1, "u1@x.example");
+    delivery_start(d);
+    UNTIL(srv.rcpts_seen == 1 && standby.set.n == 1);
+    delivery_quiesce(d, on_quiet, NULL);
+    ck_assert_uint_eq(standby.set.n, 0);
+    UNTIL(idles == 1);
+    standby.withheld = false;
+    delivery_start(d); /* given up: it is noted anew, and goes on */
+    UNTIL(s->r[0].state == RCPT_DELIVERED && standby.set.n == 0);
+    ck_assert_uint_eq(standby.most, 1);
+}
+END_TEST
+
+/* Policy `hold`: the note is a change of the row, committed before the dot. */
+START_TEST(test_hold_waits_for_its_durable_note)
+{
+    q.hold_settle = true;
+    struct stored *s = simple(1, "u1@x.example");
+    s->m.flags |= MSG_IN_DOUBT_HOLD;
+    delivery_start(d);
+    UNTIL(srv.rcpts_seen == 1);
+    turn(100);
+    ck_assert_uint_eq(q.notes, 1);
+    ck_assert_uint_eq(srv.dots_seen, 0);
+    ck_assert_uint_eq(standby.frames, 0);
+    q.hold_settle = false;
+    kick();
+    UNTIL(s->r[0].state == RCPT_DELIVERED);
+    ck_assert_int_eq(s->r[0].in_doubt, DOUBT_NONE);
+    ck_assert_uint_eq(q.taken_back, 0);
+}
+END_TEST
+
+START_TEST(test_hold_sends_nothing_that_cant_be_noted)
+{
+    q.refuse_notes = 1; /* the row is in doubt already, or finished */
+    struct stored *s = simple(1, "u1@x.example");
+    s->m.flags |= MSG_IN_DOUBT_HOLD;
+    delivery_start(d);
+    UNTIL(q.notes >= 1 && q.taken_back >= 1);
+    turn(50);
+    ck_assert_uint_eq(srv.dots_seen, 0);
+    ck_assert_uint_eq(q.outcomes, 0);
+}
+END_TEST
+
+START_TEST(test_hold_is_not_sent_again_when_the_reply_was_lost)
+{
+    srv.drop_after_dot = true;
+    struct stored *s = simple(1, "u1@x.example");
+    s->m.flags |= MSG_IN_DOUBT_HOLD;
+    delivery_start(d);
+    UNTIL(s->r[0].attempts == 1);
+    ck_assert_int_eq(s->r[0].state, RCPT_QUEUED);
+    ck_assert_int_eq(s->r[0].in_doubt, DOUBT_YES);
+    ck_assert_int_eq(s->r[0].held, HELD_IN_DOUBT);
+}
+END_TEST
+
 START_TEST(test_nothing_moves_without_the_lease)
 {
     may = false;
@@ -857,12 +961,6 @@ START_TEST(test_abort_forgets_and_a_start_begins_anew)
     ck_assert_uint_eq(srv.messages, 2); /* as seen by the server: it had it before the abort */
 }
 END_TEST
-
-static unsigned idles;
-static void on_quiet(void *ctx)
-{
-    idles++;
-}
 
 START_TEST(test_quiesce_waits_for_open_dots_and_their_outcomes)
 {
@@ -1052,6 +1150,12 @@ int main(void)
     tcase_add_test(t, test_refused_recipient_bounces_once);
     tcase_add_test(t, test_no_bounce_for_a_bounce);
     tcase_add_test(t, test_no_reply_after_the_final_dot);
+    tcase_add_test(t, test_final_dot_waits_for_its_note);
+    tcase_add_test(t, test_a_note_stands_until_its_outcome_is_settled);
+    tcase_add_test(t, test_a_hand_over_withdraws_what_has_no_dot);
+    tcase_add_test(t, test_hold_waits_for_its_durable_note);
+    tcase_add_test(t, test_hold_sends_nothing_that_cant_be_noted);
+    tcase_add_test(t, test_hold_is_not_sent_again_when_the_reply_was_lost);
     tcase_add_test(t, test_nothing_moves_without_the_lease);
     tcase_add_test(t, test_next_dot_waits_for_the_last_outcome);
     tcase_add_test(t, test_reconnecting_does_not_get_around_unsettled_outcomes);
