@@ -91,11 +91,12 @@ void control_recipient_why(const struct row_recipient *r, uint64_t id, int64_t n
         if (r->attempts)
             buf_printf(out, " at attempt %" PRIu32, r->attempts);
         reply_of(r, "; ", out);
-    } else if (r->held && !r->code && slice_eq(r->enhanced, SLICE_LIT(REASON_ENHANCED))) {
+    } else if (r->held & HELD_OPERATOR && !r->code &&
+               slice_eq(r->enhanced, SLICE_LIT(REASON_ENHANCED))) {
         buf_append_str(out, "held: ");
         buf_append_slice(out, r->reply);
         buf_printf(out, "; tried again after: batonctl queue release --id %s", hex);
-    } else if (r->held) {
+    } else if (r->held & HELD_OPERATOR) {
         buf_printf(out, "held by an operator; release: batonctl queue release --id %s", hex);
         reply_of(r, "; last: ", out);
     } else if (r->state == RCPT_QUARANTINED) {
@@ -104,7 +105,13 @@ void control_recipient_why(const struct row_recipient *r, uint64_t id, int64_t n
                    "have sent it again; released by itself in %s, or now: batonctl queue release "
                    "--id %s",
                    text_duration(d, r->next_ms - now_ms), hex);
-    } else if (r->in_doubt) {
+    } else if (r->held & HELD_IN_DOUBT) {
+        buf_printf(out,
+                   "in doubt: its receiver may have it, and its policy is to be sent at most once; "
+                   "again all the same: batonctl queue release --id %s, or not: queue cancel",
+                   hex);
+        reply_of(r, "; last: ", out);
+    } else if (r->in_doubt == DOUBT_YES) {
         buf_append_str(out, "in doubt: it was being delivered when the primary changed; ");
         when_next(r, now_ms, out);
     } else if (!r->attempts) {
@@ -130,7 +137,7 @@ json_t *control_recipient_json(const struct row_recipient *r, int64_t now_ms)
     set(o, "domain", text(r->domain));
     set(o, "state", json_string(selector_state(r)));
     set(o, "held", json_boolean(r->held));
-    set(o, "in_doubt", json_boolean(r->in_doubt));
+    set(o, "in_doubt", json_boolean(r->in_doubt == DOUBT_YES));
     set(o, "attempts", json_integer(r->attempts));
     set(o, "next", rcpt_terminal(r->state) || r->held ? json_null() : moment(r->next_ms));
     set(o, "next_s", json_real((double)(r->next_ms - now_ms) / 1e3));
