@@ -145,6 +145,7 @@ static void emit(void *ctx, const struct replica_effect *fx)
         n->epoch = fx->epoch;
         n->committed = fx->committed;
         n->settled = fx->settled;
+        n->noted = fx->noted;
         break;
     case RX_EPOCH_OVER:
         n->epoch_overs++;
@@ -401,6 +402,19 @@ static void do_promote(struct world_node *n, const struct store_request *q, stru
     r->n_rows = done.in_doubt;
     if (!r->err)
         n->writer = q->epoch;
+}
+
+void world_note(struct world *w, unsigned node, uint64_t number, uint64_t key, uint64_t id)
+{
+    struct buf b;
+    buf_init(&b, 256);
+    bool ok = note_encode_head(&b, w->node[node].epoch, false, number) &&
+              (id ? note_put(&b, key, id, &(struct note_recipient){0, 0}, 1)
+                  : note_put_withdrawn(&b, key));
+    assert(ok);
+    (void)ok;
+    core_step(&w->node[node], &(struct replica_event){.type = RE_NOTES, .payload = buf_slice(&b)});
+    buf_free(&b);
 }
 
 bool world_serve(struct world_node *n, const struct store_request *q, struct store_reply *r)

@@ -28,7 +28,7 @@ struct world_node {
     uint64_t sequence; /* of message ids */
     /* what it was told */
     uint32_t epoch;
-    uint64_t committed, settled, epoch_overs, logs, op_answers;
+    uint64_t committed, settled, noted, epoch_overs, logs, op_answers;
     bool op_ok;            /* the newest answer to an operator */
     struct pos remembered; /* by storage, for its next transaction */
     bool serving_waits;    /* the record (or a pending change) names the other */
@@ -69,6 +69,8 @@ void world_storage(struct world *w, unsigned node);
 /* Adds a message with one recipient; its id, or 0 when the writer is closed. */
 uint64_t world_add(struct world *w, unsigned node);
 void world_deliver(struct world *w, unsigned node, uint64_t id); /* its outcome */
+/* Delivery notes that message, under this key and in the frame of that number; id 0: withdraws. */
+void world_note(struct world *w, unsigned node, uint64_t number, uint64_t key, uint64_t id);
 
 /* One request of the storage thread or its reader, carried out at once on n's store; false: it
  * isn't answered. What a merge writes goes into n's queues. */

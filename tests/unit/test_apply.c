@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "node/queue/store_sqlite.h"
+#include "replication/notes.h"
 #include "replication/own.h"
 #include "support_store.h"
 
@@ -443,6 +444,61 @@ START_TEST(test_twin_accepted_after_the_merge_supersedes)
 END_TEST
 
 /* Incident 20: what is unmerged gets new lsns when its store is promoted. */
+static struct row_recipient recipient(struct store *s, uint64_t id)
+{
+    struct row key = {.type = ROW_RECIPIENT, .recipient.id = id}, row;
+    enum unmerged_class mark;
+    ck_assert_int_eq(s->ops->get(s, &key, &row, &mark), STORE_OK);
+    return row.recipient;
+}
+
+/* A takeover's list: what has no outcome here, and nothing else. */
+START_TEST(test_promotion_lists_what_is_in_doubt)
+{
+    promote(a, 4, MODE_PAIRED);
+    for (unsigned i = 1; i <= 5; i++)
+        add_message(a, MESSAGE_ID(4, i), i, NULL);
+    change(a, MESSAGE_ID(4, 2), RCPT_DELIVERED, NULL); /* its outcome is here */
+    open_own(a);
+    bool done;
+    ck_assert_int_eq(own_note(&own, MESSAGE_ID(4, 3), 0, DOUBT_NOTED, &done), STORE_OK);
+    ck_assert(done);
+    ck_assert_int_eq(own_note(&own, MESSAGE_ID(4, 2), 0, DOUBT_NOTED, &done), STORE_OK);
+    ck_assert(!done); /* finished */
+    close_own(NULL);
+    struct buf notes;
+    buf_init(&notes, 4096);
+    struct note_recipient fresh = {0, 0}, tried = {0, 7};
+    ck_assert(note_put(&notes, 1, MESSAGE_ID(4, 1), &fresh, 1));
+    ck_assert(note_put(&notes, 2, MESSAGE_ID(4, 2), &fresh, 1));
+    ck_assert(note_put(&notes, 3, MESSAGE_ID(4, 4), &tried, 1)); /* of another attempt */
+    ck_assert(note_put(&notes, 4, MESSAGE_ID(4, 9), &fresh, 1)); /* not here */
+    struct promotion p = {.epoch = 6,
+                          .mode = MODE_SOLO,
+                          .wall_ms = NOW,
+                          .in_doubt_wait_ms = 30000,
+                          .noted = buf_slice(&notes)};
+    struct promoted out;
+    uint64_t end = meta_of(a).end.lsn;
+    ck_assert_int_eq(apply_promote(a, &p, &out), STORE_OK);
+    ck_assert_uint_eq(out.in_doubt, 2);
+    ck_assert(out.first == end + 1 && out.end.lsn == end + 2);
+    struct row_recipient x = recipient(a, MESSAGE_ID(4, 1));
+    ck_assert(x.in_doubt == DOUBT_YES && !x.held && x.next_ms >= NOW + 30000);
+    ck_assert_uint_eq(x.pos.epoch, 6);
+    x = recipient(a, MESSAGE_ID(4, 3)); /* noted durably: it waits for an operator */
+    ck_assert(x.in_doubt == DOUBT_YES && x.held == HELD_IN_DOUBT);
+    ck_assert_int_eq(recipient(a, MESSAGE_ID(4, 2)).in_doubt, DOUBT_NONE);
+    ck_assert_int_eq(recipient(a, MESSAGE_ID(4, 4)).in_doubt, DOUBT_NONE);
+    ck_assert_int_eq(recipient(a, MESSAGE_ID(4, 5)).in_doubt, DOUBT_NONE);
+    open_own(a);
+    ck_assert_int_eq(own_note(&own, MESSAGE_ID(4, 3), 0, DOUBT_NOTED, &done), STORE_OK);
+    ck_assert(!done); /* nobody sends it before an operator's word */
+    own_abort(&own);
+    buf_free(&notes);
+}
+END_TEST
+
 START_TEST(test_promotion_takes_what_is_unmerged)
 {
     diverge();
@@ -620,6 +676,7 @@ int main(void)
     tcase_add_test(t, test_a_terminal_recipient_stays_terminal);
     tcase_add_test(t, test_accepted_twin_supersedes);
     tcase_add_test(t, test_twin_accepted_after_the_merge_supersedes);
+    tcase_add_test(t, test_promotion_lists_what_is_in_doubt);
     tcase_add_test(t, test_promotion_takes_what_is_unmerged);
     tcase_add_test(t, test_a_bounce_follows_its_parent);
     tcase_add_test(t, test_a_late_delivery_recalls_the_bounce);

@@ -120,6 +120,85 @@ START_TEST(test_settled_is_received)
 }
 END_TEST
 
+static bool in_doubt(unsigned node, uint64_t id)
+{
+    return store_memory_recipient(w.node[node].store, id, 0)->in_doubt == DOUBT_YES;
+}
+
+/* Protocol 9: a final dot waits for the standby's word that it has the note; at its takeover what
+ * has no outcome is in doubt. */
+START_TEST(test_notes_are_known_before_the_dot_and_listed_at_a_takeover)
+{
+    paired(21);
+    uint64_t sent = add(A), done = add(A), withdrawn = add(A), other = add(A);
+    world_run(&w, 100);
+    w.hold[A] = true; /* the standby's answers don't come */
+    world_note(&w, A, 1, 1, sent);
+    world_run(&w, 40);
+    ck_assert_uint_eq(w.node[A].noted, 0);
+    w.hold[A] = false;
+    world_run(&w, 40);
+    ck_assert_uint_eq(w.node[A].noted, 1);
+    world_note(&w, A, 2, 2, done);
+    world_note(&w, A, 3, 3, withdrawn);
+    world_note(&w, A, 4, 3, 0);
+    world_deliver(&w, A, done);
+    world_run(&w, 100);
+    ck_assert_uint_eq(w.node[A].noted, 4);
+    world_crash(&w, A);
+    world_promote(&w, B, 3, false);
+    world_run(&w, 100);
+    const struct pair_event *promoted = world_report(&w, B, PE_PROMOTED);
+    ck_assert(promoted && promoted->in_doubt == 1);
+    ck_assert(in_doubt(B, sent) && !in_doubt(B, other) && !in_doubt(B, withdrawn));
+    ck_assert_int_eq(world_state(&w, B, done), RCPT_DELIVERED);
+    world_free(&w);
+}
+END_TEST
+
+START_TEST(test_notes_are_told_anew_at_each_attachment)
+{
+    paired(22);
+    uint64_t early = add(A), late = add(A);
+    world_run(&w, 100);
+    world_note(&w, A, 1, 1, early);
+    world_run(&w, 40);
+    world_crash(&w, B); /* what it was told is gone */
+    world_note(&w, A, 2, 2, late);
+    world_run(&w, 40);
+    ck_assert_uint_eq(w.node[A].noted, 1); /* nobody to hear it, and still waited for */
+    world_start(&w, B);
+    world_follow(&w, B, 2);
+    world_run(&w, 200);
+    ck_assert_uint_eq(w.node[A].noted, 2);
+    world_crash(&w, A);
+    world_promote(&w, B, 3, false);
+    world_run(&w, 100);
+    ck_assert(in_doubt(B, early) && in_doubt(B, late));
+    world_free(&w);
+}
+END_TEST
+
+START_TEST(test_a_standby_taken_back_knows_of_open_dots)
+{
+    solo_with_follower(23, 0);
+    uint64_t id = add(A);
+    world_run(&w, 40);
+    w.hold[A] = true;
+    world_note(&w, A, 1, 1, id);
+    ck_assert_uint_eq(w.node[A].noted, 1); /* alone, no dot waits */
+    order(A, PX_TAKE_BACK);
+    w.hold[A] = false;
+    world_run(&w, 100);
+    ck_assert(world_report(&w, A, PE_TAKE_BACK_READY));
+    world_crash(&w, A);
+    world_promote(&w, B, 3, false);
+    world_run(&w, 100);
+    ck_assert(in_doubt(B, id));
+    world_free(&w);
+}
+END_TEST
+
 START_TEST(test_slow_standby_is_reported_and_dropped)
 {
     paired(4);
@@ -855,6 +934,9 @@ int main(void)
     tcase_add_test(t, test_solo_then_copy_then_ring);
     tcase_add_test(t, test_paired_waits_for_the_standby);
     tcase_add_test(t, test_settled_is_received);
+    tcase_add_test(t, test_notes_are_known_before_the_dot_and_listed_at_a_takeover);
+    tcase_add_test(t, test_notes_are_told_anew_at_each_attachment);
+    tcase_add_test(t, test_a_standby_taken_back_knows_of_open_dots);
     tcase_add_test(t, test_slow_standby_is_reported_and_dropped);
     tcase_add_test(t, test_drop_releases_only_after_its_row);
     tcase_add_test(t, test_detached_while_waiting_is_slow);
