@@ -76,6 +76,5 @@ int verb_suppress_import(const struct cli *c);
 int verb_events(const struct cli *c);
 int verb_keygen(const struct cli *c);
 int verb_passwd(const struct cli *c);
-int verb_absent(const struct cli *c); /* not in this version */
 void print_status(const json_t *s, const json_t *before, FILE *f);
 #endif

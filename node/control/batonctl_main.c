@@ -134,8 +134,7 @@ static void help(FILE *f)
 {
     fputs("usage: batonctl [-c FILE] [--json] [--timeout 30s] VERB …\n\n", f);
     for (unsigned i = 0; i < N_VERBS; i++)
-        if (verbs[i].run != verb_absent)
-            fprintf(f, "  %s\n", verbs[i].usage);
+        fprintf(f, "  %s\n", verbs[i].usage);
     fputs("\n  -c, --config FILE  the node's configuration (default /etc/baton/baton.conf)\n"
           "      --json         for programs\n"
           "      --timeout D    how long to wait for a decision (default 30s)\n"

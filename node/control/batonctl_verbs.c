@@ -307,9 +307,3 @@ int verb_passwd(const struct cli *c)
            c->args[1]);
     return EXIT_DONE;
 }
-
-int verb_absent(const struct cli *c)
-{
-    fprintf(stderr, "batonctl %s: not in this version\n", c->verb);
-    return EXIT_USAGE;
-}

@@ -44,6 +44,7 @@ class Case:
         self.noise = None
         self.disturbances = 0  # times at which open final dots may have been in doubt
         self.notes = []
+        self.ends = []  # called at the end, whatever happened
 
     # --- beginning and end ---
 
@@ -94,7 +95,7 @@ class Case:
         pair = self.pair
         if hasattr(self.place, "heal"):
             self.place.heal()
-        for p in [pair.witness, *pair.nodes] if len(pair.names) == 2 else pair.nodes:
+        for p in [pair.witness, *pair.nodes] if pair.has_witness else pair.nodes:
             p.signal(signal.SIGCONT)
             if p.disk:
                 p.disk.heal()
@@ -127,6 +128,8 @@ class Case:
     def close(self, keep):
         if self.pair:
             self.pair.close()
+        for end in self.ends:
+            end()
         self.place.stop_weather()
         if self.noise:
             self.noise.kill()

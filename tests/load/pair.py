@@ -274,8 +274,12 @@ class Pair:
 
     # --- processes ---
 
+    @property
+    def has_witness(self):
+        return len(self.names) == 2 and "etcd" not in self.settings.get("arbiter", "")
+
     def start(self):
-        if len(self.names) == 2:
+        if self.has_witness:
             self.witness.start()
         for n in self.nodes:
             n.start()
@@ -346,7 +350,7 @@ class Pair:
             brief = {k: s.get(k) for k in ("role", "mode", "why", "epoch", "primary", "in_sync", "lsn",
                                            "committed", "peer", "queue")} if s else "no answer"
             out.append(f"--- node {n.node}: {'up' if n.alive else 'down'} {json.dumps(brief)}\n{n.tail()}")
-        if len(self.names) == 2:
+        if self.has_witness:
             out.append(f"--- witness: {'up' if self.witness.alive else 'down'}\n{self.witness.tail(5)}")
         return "\n".join(out)
 

@@ -11,7 +11,8 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 from books import Books, count_lines, noise_s
-from pair import BUILD, Failure, Pair, Process, wait_until
+from etcd import Etcd
+from pair import BUILD, Failure, Loopback, Pair, Process, free_ports, wait_until
 
 START_S = 30      # until two new nodes have found each other
 TAKEOVER_S = 30   # far more than promised: the table tells what it took
@@ -37,7 +38,7 @@ def progress(what, condition, read, seconds_without):
 
 def run(pair, messages):
     """Returns what the table shows."""
-    say("starting nodes a and b, a witness, and a sink that counts what arrives ...")
+    say(f"starting nodes a and b, {'a witness' if pair.has_witness else 'etcd'}, and a sink that counts what arrives ...")
     journal = os.path.join(pair.dir, "noise.journal")
     noise = Process("noise", [sys.executable, os.path.join(HERE, "noise.py"), journal],
                     os.path.join(pair.dir, "noise.log"))
@@ -110,9 +111,10 @@ def table(books, messages, killed_at, takeover, machine_s, rejoined):
         and rejoined.startswith("node")
 
 
-def keep_hint(pair):
+def keep_hint(pair, etcd):
     a, b = pair.nodes
-    pids = " ".join(str(p.child.pid) for p in (a, b, pair.witness, pair.sink) if p.alive)
+    arbiter = etcd.servers if etcd else [pair.witness]
+    pids = " ".join(str(p.child.pid) for p in (a, b, *arbiter, pair.sink) if p.alive)
     say("It is left running. Look at it:")
     for n in (a, b):
         say(f"  {os.path.join(BUILD, 'batonctl')} -c {n.conf} status")
@@ -125,17 +127,24 @@ def main():
     p = argparse.ArgumentParser(prog="deploy/quickstart")
     p.add_argument("--messages", type=int, default=10000)
     p.add_argument("--keep", action="store_true", help="leave it running")
+    p.add_argument("--arbiter", choices=["witness", "etcd"], default="witness")
     args = p.parse_args()
     if args.messages < 10:
         p.error("--messages: at least 10")
     dir_ = tempfile.mkdtemp(prefix="baton-quickstart-")
-    pair = Pair(dir_)
+    place, etcd, settings = Loopback(), None, {}
+    if args.arbiter == "etcd":
+        etcd = Etcd(os.path.join(dir_, "etcd"), place, ports=free_ports(2))
+        settings["arbiter"] = etcd.arbiter
+    pair = Pair(dir_, place, **settings)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     good = kept = False
     try:
+        if etcd:
+            etcd.start()
         good = table(*run(pair, args.messages))
         if args.keep:
-            keep_hint(pair)
+            keep_hint(pair, etcd)
             kept = True
         elif good:
             say("Next: README.md (three machines), deploy/examples/, --keep to look around.")
@@ -144,6 +153,8 @@ def main():
     finally:
         if not kept:
             pair.close()
+            if etcd:
+                etcd.close()
             if good:
                 shutil.rmtree(dir_, ignore_errors=True)
             else:
