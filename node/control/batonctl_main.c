@@ -21,7 +21,6 @@ enum option_bit {
     O_FOLLOW = 1 << 8,
     O_REJOIN = 1 << 10, /* --merge, --discard */
     O_ALONE = 1 << 11,
-    O_ABSENT = 1 << 9, /* any option: the verb isn't there anyway */
 };
 
 struct verb {
@@ -385,8 +384,7 @@ int main(int argc, char **argv)
         return unknown_verb(argv + optind, argc - optind);
     c.args = (const char **)(argv + optind + words);
     c.n_args = argc - optind - words;
-    bool absent = v->options & O_ABSENT;
-    if (!absent && ((used & ~v->options) || c.n_args < v->min_args || c.n_args > v->max_args))
+    if ((used & ~v->options) || c.n_args < v->min_args || c.n_args > v->max_args)
         return verb_usage(v);
     return run(&c, v);
 }
