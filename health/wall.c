@@ -1,10 +1,15 @@
 /* See wall.h. */
 #include "health/wall.h"
 
+static bool beyond(int64_t skew_ms)
+{
+    return skew_ms > WALL_APART_MS || skew_ms < -WALL_APART_MS;
+}
+
 bool wall_apart(const struct pair_view *v, uint64_t now_ns, int64_t wall_ms)
 {
-    int64_t skew = v->peer_wall_base_ms + (int64_t)(now_ns / UINT64_C(1000000)) - wall_ms;
-    return v->silent_ns == UINT64_MAX || skew > WALL_APART_MS || skew < -WALL_APART_MS;
+    return v->silent_ns == UINT64_MAX || beyond(v->peer_wall_skew_ms) ||
+           beyond(v->peer_wall_base_ms + (int64_t)(now_ns / UINT64_C(1000000)) - wall_ms);
 }
 
 bool wall_may_expire(const struct pair_view *v, uint64_t serving_ns, uint64_t now_ns,

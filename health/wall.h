@@ -7,8 +7,8 @@
 
 enum { WALL_APART_MS = 60000, WALL_HOLD_MS = 3600000 };
 
-/* The clocks differ by more than a minute, or nothing is known of the other one's. Compared now,
- * not when the other was heard last: the own one may have jumped while this process stood still. */
+/* The clocks differ by more than a minute, or nothing is known of the other one's. Both when
+ * the other was heard last and now: a clock may have jumped while this process stood still. */
 bool wall_apart(const struct pair_view *v, uint64_t now_ns, int64_t wall_ms);
 /* May mail expire now? Not within an hour after this process began to serve while the clocks are
  * apart: it may have taken over from the other node, in this life or in one before. serving_ns:

@@ -196,7 +196,7 @@ static void check_doubt(struct sim *s, const struct node *n, const struct copy *
         k->doubled_forced += accepted;
     else if (s->books.split)
         k->doubled_split += accepted;
-    else if (n->disk.lost_at > x->dot_at)
+    else if ((n->disk.lost || n->disk.lost_at > x->dot_at))
         k->doubled_lost_store += accepted;
     else if (note_lost(s, n, x, epoch))
         k->doubled_note_lost += accepted;
@@ -220,8 +220,8 @@ void books_dot(struct sim *s, struct node *n, uint32_t epoch, uint64_t id, uint3
     bool repeated = x->dots && (x->newest_accepted || x->newest_rejected);
     if (x->dots && x->state == DOT_PENDING && x->epoch == epoch && x->node == n->self)
         sim_fail(s, "8", "%llx/%u is sent while its last outcome is open", ID(id), rcpt);
-    else if (c->hold && x->accepted && !s->books.forced && !s->books.split &&
-             n->disk.lost_at <= x->dot_at)
+    else if (c->hold && x->accepted && !s->books.forced && !s->books.split && !n->disk.lost &&
+             n->disk.lost_at <= x->dot_at) /* its note may be older than its dot */
         sim_fail(s, "at most once", "node %s sends %llx/%u again in epoch %u, its policy is hold",
                  process_name(n->self), ID(id), rcpt, epoch);
     else if (repeated && x->state == DOT_PENDING)
