@@ -61,8 +61,7 @@ def etcd_one_then_two_servers_stop(t):
     pair = begin(t)
     primary, standby = pair.wait_in_sync()
     t.etcd.servers[0].kill()
-    wait_until("etcd has a leader", lambda: t.etcd.ctl("endpoint", "health", endpoint=t.etcd.servers[1].client)
-               .returncode == 0, 20, 0.2)
+    wait_until("etcd has a leader", t.etcd.servers[1].healthy, 20, 0.2)
     t.flows("mail flows with two servers", 5)
     t.disturbances += 1
     primary.kill()

@@ -2,6 +2,7 @@
 import os
 import shutil
 import subprocess
+import urllib.request
 
 from pair import Failure, Process, wait_until
 
@@ -26,6 +27,15 @@ class Server(Process):
         super().start()
 
 
+    def healthy(self):
+        """It has a leader, and a majority."""
+        try:
+            with urllib.request.urlopen(self.client + "/health", timeout=1) as r:
+                return b"true" in r.read()
+        except OSError:
+            return False
+
+
 class Etcd:
     """n servers, which a Pair takes for its arbiter: `arbiter` is the setting."""
 
@@ -45,15 +55,14 @@ class Etcd:
         endpoints = ", ".join(f'"{u}"' for u in [*self.more, *(self.url(i, "client") for i in range(self.n))])
         return f'{{ type = "etcd"; endpoints = [ {endpoints} ]; }}'
 
-    def ctl(self, *words, endpoint=None):
+    def ctl(self, *words):
         command = self.place.wrap(self.host, [
             "env", "ETCDCTL_API=3", "etcdctl", "--dial-timeout=2s", "--command-timeout=3s",
-            f"--endpoints={endpoint or self.url(0, 'client')}", *words])
+            f"--endpoints={self.url(0, 'client')}", *words])
         return subprocess.run(command, capture_output=True, text=True, timeout=30)
 
     def healthy(self):
-        return any(s.alive and self.ctl("endpoint", "health", endpoint=s.client).returncode == 0
-                   for s in self.servers)
+        return any(s.alive and s.healthy() for s in self.servers)
 
     def start(self):
         for s in self.servers:

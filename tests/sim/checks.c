@@ -167,12 +167,17 @@ const struct record *books_record_of(const struct sim *s, uint32_t epoch)
     return NULL;
 }
 
-/* The record, or a change above it that may still come to count. (Not one by force: that asks for
- * nothing.) */
+/* That asks for nothing. */
+static bool by_force(const struct books *b, const struct record *r)
+{
+    return r->forced && r->epoch > b->forced;
+}
+
+/* The record, or a change above it that may still come to count. */
 static bool may_count(const struct sim *s, const struct accept_log *a)
 {
     const struct books *b = &s->books;
-    if (a->record.forced && a->record.epoch > b->forced)
+    if (by_force(b, &a->record))
         return false;
     return a == &b->accepts[b->chosen] || (!a->chosen && above(s, a, &b->accepts[b->chosen]));
 }
@@ -190,6 +195,10 @@ static bool is_required(const struct sim *s, unsigned node)
     for (unsigned i = 0; b->chosen >= 0 && i < b->n_accepts; i++)
         if (may_count(s, &b->accepts[i]) && record_names(&b->accepts[i].record, node, id))
             return true;
+    const struct record *p;
+    for (unsigned i = 0; (p = etcd_pending(s, i)); i++)
+        if (!by_force(b, p) && record_names(p, node, id))
+            return true;
     return false;
 }
 
@@ -199,10 +208,15 @@ bool books_spare(struct sim *s, unsigned node)
 {
     const struct books *b = &s->books;
     const struct store_meta *m = store_memory_meta(s->node[1 - node].disk.store);
-    if (b->chosen < 0 || m->copying || m->unfit)
+    /* What etcd lost before anybody saw it doesn't count: two losses at once need an operator. */
+    if (b->chosen < 0 || m->copying || m->unfit || !etcd_spare(s))
         return false;
     for (unsigned i = 0; i < b->n_accepts; i++)
         if (may_count(s, &b->accepts[i]) && !record_names(&b->accepts[i].record, 1 - node, &m->id))
+            return false;
+    const struct record *p;
+    for (unsigned i = 0; (p = etcd_pending(s, i)); i++)
+        if (!by_force(b, p) && !record_names(p, 1 - node, &m->id))
             return false;
     for (unsigned i = 0; i < b->n_copies; i++)
         if (b->copy[i].acked && (b->copy[i].away || b->split) &&

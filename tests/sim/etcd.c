@@ -49,6 +49,7 @@ static void put(struct sim *s, struct etcd_model *m, const struct call *c)
     assert(known);
     (void)known;
     m->key.revision = ++m->clock;
+    m->n_sent = 0;
     memcpy(m->key.bytes, c->value, c->n_value);
     m->key.n = c->n_value;
     m->lost = false;
@@ -145,6 +146,20 @@ static void request_arrives(struct sim *s, struct task *t)
         carry(s, s->now + takes, WITNESS, request_takes_effect, c);
 }
 
+static void note_sent(struct etcd_model *m, const struct call *c)
+{
+    struct etcd_value v;
+    if (c->request != ETCD_PUT || c->expect_revision != m->key.revision ||
+        m->n_sent == ETCD_MODEL_SENT || !etcd_value_decode(slice_of(c->value, c->n_value), &v))
+        return;
+    m->sent[m->n_sent++] = v.record;
+}
+
+const struct record *etcd_pending(const struct sim *s, unsigned i)
+{
+    return i < s->etcd_model.n_sent ? &s->etcd_model.sent[i] : NULL;
+}
+
 static size_t keep(uint8_t to[ETCD_VALUE_BYTES_MAX], struct slice from)
 {
     assert(from.n <= ETCD_VALUE_BYTES_MAX);
@@ -172,6 +187,7 @@ static void send(struct sim *s, struct node *n, const struct register_etcd_fx *f
     } else if (dead || !s->witness.up) {
         answer(s, c, ETCD_NOT_SENT);
     } else {
+        note_sent(m, c);
         carry(s, s->now + one_way(s), WITNESS, request_arrives, c);
     }
 }
@@ -249,6 +265,7 @@ void etcd_loses(struct sim *s)
     witness_crash(s);
     m->key = *k;
     m->lost = true;
+    m->n_sent = 0;
     m->clock = k->revision + rng_range(&s->rng, 1, FRESH_REVISIONS);
     sim_at(s, s->now + rng_skewed(&s->rng, 10 * MS, 4 * SEC), NOBODY, etcd_back);
 }

@@ -450,7 +450,7 @@ void books_free(struct sim *s);
 void body_hash(uint64_t key, uint8_t out[32]);
 
 /* --- etcd.c: the same with etcd, in a share of the seeds --- */
-enum { ETCD_MODEL_ENDPOINTS = 3 };
+enum { ETCD_MODEL_ENDPOINTS = 3, ETCD_MODEL_SENT = 32 };
 struct etcd_key {
     uint64_t revision; /* 0: there is no key */
     struct etcd_value value;
@@ -459,8 +459,11 @@ struct etcd_key {
 };
 struct etcd_model {
     struct etcd_key key, backup;
-    uint64_t clock;             /* revision of the whole store */
-    bool lost;                  /* emptied or restored, and nobody has put anything since */
+    uint64_t clock; /* revision of the whole store */
+    bool lost;      /* emptied or restored, and nobody has put anything since */
+    struct record
+        sent[ETCD_MODEL_SENT]; /* by puts compared with the key as it is: they may count */
+    unsigned n_sent;
     unsigned n_endpoints, dead; /* bit set */
     bool black_hole;            /* the dead ones don't even refuse */
 };
@@ -482,6 +485,8 @@ void etcd_persisted(struct sim *s, struct node *n, bool ok);
 void etcd_loses(struct sim *s);
 void etcd_back(struct sim *s, struct task *t);
 bool etcd_spare(const struct sim *s);
+/* The i-th change that may still come to count; NULL: no more. */
+const struct record *etcd_pending(const struct sim *s, unsigned i);
 void books_etcd(struct sim *s, struct ballot place, const struct record *r);
 void health_persist(struct sim *s, struct node *n, const struct voter_state *row);
 
