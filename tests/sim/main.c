@@ -279,6 +279,12 @@ static int run_seeds(const struct options *o)
     return failed;
 }
 
+static bool needs_etcd(enum baton_mutant m)
+{
+    return m == MUTANT_ETCD_READ_ONLY || m == MUTANT_ETCD_TAG_ONLY ||
+           m == MUTANT_ETCD_BACKUP_FOLLOWED;
+}
+
 /* What only an operator's force reaches is looked for where most seeds know it. */
 static bool needs_force(enum baton_mutant m)
 {
@@ -327,13 +333,9 @@ static int run_mutants(const struct options *o)
     }
     int survivors = 0;
     for (unsigned m = 1; m < MUTANTS; m++) {
-        if (m == MUTANT_ETCD_READ_ONLY || m == MUTANT_ETCD_TAG_ONLY ||
-            m == MUTANT_ETCD_BACKUP_FOLLOWED) {
-            printf("skip sim/mutant %s: there is no etcd in the simulator\n", mutants[m].name);
-            continue;
-        }
         struct options x = *o;
         x.run.with_force = o->run.with_force || needs_force((enum baton_mutant)m);
+        x.run.etcd = o->run.etcd || needs_etcd((enum baton_mutant)m);
         bool survives = noticed_by(&x, sh, (enum baton_mutant)m) == 0;
         survivors += survives;
         if (survives)
