@@ -487,7 +487,13 @@ static int merge_one_recipient(struct store *s, const struct row *theirs, enum u
         err = get_message(s, own.recipient.id, &here);
     if (err) /* not here: it was done, and purged */
         return err == STORE_NOT_FOUND ? STORE_OK : err;
-    err = judge(s, &own.recipient, as, wall_ms, quarantine_ms);
+    /* What is live here was judged before, by a store that knew more: one that was rolled back has
+     * forgotten how much of its epoch was acknowledged. */
+    err = s->ops->get(s, &own, &here, &mark);
+    if (!err && here.recipient.state == RCPT_QUEUED)
+        as = UNMERGED_QUEUED;
+    if (!err || err == STORE_NOT_FOUND)
+        err = judge(s, &own.recipient, as, wall_ms, quarantine_ms);
     if (err)
         return err;
     apply_orphan_note(&own.recipient);

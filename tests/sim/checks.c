@@ -58,6 +58,17 @@ static bool above(const struct sim *s, const struct accept_log *a, const struct 
     return cmp ? cmp > 0 : ballot_cmp(a->ballot, than->ballot) > 0;
 }
 
+/* Did the other node accept a higher one, which comes to count when both meet? */
+bool books_overtaken(const struct sim *s, const struct record *r)
+{
+    for (unsigned i = 0; i < s->books.n_accepts; i++) {
+        const struct accept_log *a = &s->books.accepts[i];
+        if (!a->chosen && a->voters & 1u << (1 - r->primary) && record_cmp(&a->record, r) > 0)
+            return true;
+    }
+    return false;
+}
+
 static void choose(struct sim *s, unsigned i)
 {
     struct books *b = &s->books;
@@ -74,6 +85,8 @@ static void choose(struct sim *s, unsigned i)
     } else {
         const struct accept_log *was = &b->accepts[b->chosen];
         if (above(s, a, was)) {
+            if (s->none) /* in line when it was proposed; the other's may have come in between */
+                none_accepted(s, &a->record);
             check_successor(s, &was->record, &a->record);
             if (was->record.tag != a->record.tag)
                 TRACE(s, "record", "is %s", record_text(text, &a->record));
@@ -222,7 +235,7 @@ bool books_spare(struct sim *s, unsigned node)
         if (b->copy[i].acked && (b->copy[i].away || b->split) &&
             !holds(s->node[1 - node].disk.store, &b->copy[i]))
             return false;
-    return true;
+    return operator_holds(s, 1 - node);
 }
 
 /* --- invariant 1 --- */
@@ -309,9 +322,11 @@ void books_forced(struct sim *s, struct node *n, uint32_t epoch)
 }
 
 /* What only the other copy has now must come back from there. */
-void books_rolled_back(struct sim *s, struct node *n)
+void books_rolled_back(struct sim *s, struct node *n, struct pos end)
 {
     struct books *b = &s->books;
+    if (!n->disk.lost || pos_cmp(end, n->disk.lost_end) > 0) /* twice, before it came back */
+        n->disk.lost_end = end;
     n->disk.lost = true;
     n->disk.lost_at = s->now;
     for (unsigned i = 0; i < b->n_copies; i++)
@@ -320,14 +335,24 @@ void books_rolled_back(struct sim *s, struct node *n)
     b->check_all = true;
 }
 
-/* Has it caught up, or been filled anew? */
+static bool see_marked(void *ctx, const struct row *r, enum unmerged_class mark)
+{
+    (void)r;
+    *(bool *)ctx |= mark != UNMERGED_NONE;
+    return !*(bool *)ctx;
+}
+
+/* Has it caught up, or been filled anew, and got back from the other all that it had lost? */
 static void check_lost(struct sim *s, struct node *n)
 {
     const struct store_meta *m = store_memory_meta(n->disk.store);
-    const struct store_meta *other = store_memory_meta(s->node[1 - n->self].disk.store);
-    if (n->disk.lost && !m->copying && pos_cmp(m->end, other->end) == 0 &&
-        pos_cmp(m->end, n->disk.lost_end) >= 0)
-        n->disk.lost = false;
+    struct store *theirs = s->node[1 - n->self].disk.store;
+    bool marked = false;
+    if (!n->disk.lost || m->copying || pos_cmp(m->end, store_memory_meta(theirs)->end) != 0 ||
+        pos_cmp(m->end, n->disk.lost_end) < 0)
+        return;
+    theirs->ops->each_unmerged(theirs, see_marked, &marked);
+    n->disk.lost = marked;
 }
 
 void books_check(struct sim *s)
@@ -435,6 +460,21 @@ static bool has_bounce(struct sim *s, const struct store *st, const struct copy 
     return false;
 }
 
+/* What a rolled-back store no longer knew to be acknowledged gives way to the same message, taken
+ * once more (section 8): that one must have ended well. */
+static bool has_twin(const struct sim *s, const struct store *st, const struct copy *c, uint32_t i)
+{
+    for (unsigned k = 0; k < s->books.n_copies; k++) {
+        const struct copy *t = &s->books.copy[k];
+        const struct row_recipient *x = store_memory_recipient(st, t->id, i);
+        if (t->id != c->id && !t->bounce && t->message == c->message && x &&
+            (x->state == RCPT_DELIVERED ? t->rcpt[i].accepted
+                                        : x->state == RCPT_FAILED || x->state == RCPT_EXPIRED))
+            return true;
+    }
+    return false;
+}
+
 static void check_end(struct sim *s, const struct store *st, struct copy *c)
 {
     for (uint32_t i = 0; i < c->rcpts && !c->purged; i++) {
@@ -443,6 +483,8 @@ static void check_end(struct sim *s, const struct store *st, struct copy *c)
         if (!x)
             sim_fail(s, "7", "acknowledged %llx/%u is lost", ID(c->id), i);
         else if (c->hold && x->state == RCPT_QUEUED && x->held & HELD_IN_DOUBT)
+            continue;
+        else if (c->was_away && !c->bounce && x->state == RCPT_SUPERSEDED && has_twin(s, st, c, i))
             continue;
         else if (x->state == RCPT_DELIVERED ? !k->accepted
                                             : x->state != RCPT_FAILED && x->state != RCPT_EXPIRED)

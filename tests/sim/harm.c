@@ -211,14 +211,14 @@ static bool old_disk_back(struct sim *s, unsigned self)
     node_crash(s, self, true, "and gets its old disk back");
     const struct store_meta *now = store_memory_meta(n->disk.store);
     struct store_id id = now->id;
-    n->disk.lost_end = now->end;
+    struct pos end = now->end;
     store_memory_free(n->disk.store);
     n->disk.store = n->disk.old;
     n->disk.old = NULL;
     n->emptied_at = s->now; /* outcomes settled meanwhile are not on it */
     /* A snapshot of the same store was put back in between: then this is another roll-back. */
     if (store_id_eq(&id, &store_memory_meta(n->disk.store)->id))
-        books_rolled_back(s, n);
+        books_rolled_back(s, n, end);
     s->books.check_all = true;
     faults_restart_later(s, self);
     return true;

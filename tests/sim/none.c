@@ -144,7 +144,7 @@ void none_accepted(struct sim *s, const struct record *r)
          (r->epoch == was->epoch || (was->in_sync[r->primary] &&
                                      store_id_eq(&was->store[r->primary], &r->store[r->primary]))));
     bool excused = !s->manual || s->plan.weight[F_FAILOVER] > 0 || r->forced;
-    if (in_line || s->books.split || !excused)
+    if ((in_line && !books_overtaken(s, r)) || s->books.split || !excused)
         return;
     s->books.split = true;
     s->count.none_splits++;

@@ -15,11 +15,11 @@ void harm_rollback(struct sim *s, unsigned self, enum fault_kind kind)
         return;
     s->count.effect[kind]++;
     node_crash(s, self, true, "and its store is rolled back to a snapshot");
-    n->disk.lost_end = store_memory_meta(n->disk.store)->end;
+    struct pos end = store_memory_meta(n->disk.store)->end;
     store_memory_free(n->disk.store);
     n->disk.store = n->disk.snapshot;
     n->disk.snapshot = NULL;
     books_watch(s, n);
-    books_rolled_back(s, n);
+    books_rolled_back(s, n, end);
     faults_restart_later(s, self);
 }

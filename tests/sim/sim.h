@@ -439,13 +439,14 @@ void books_watch(struct sim *s, struct node *n); /* installs the row watcher on 
 void books_check(struct sim *s);                 /* invariants that a step may have touched */
 bool books_settled_down(struct sim *s, char *why, size_t n); /* end: 7 and 9 */
 /* Whether every acknowledged message survives if that node's store goes away now. */
+bool books_overtaken(const struct sim *s, const struct record *r);
 bool books_spare(struct sim *s, unsigned node);
 const struct record *books_record(const struct sim *s); /* NULL: none yet */
 const struct record *books_record_of(const struct sim *s, uint32_t epoch);
 void books_end(struct sim *s);
 void books_expire(struct sim *s, struct node *n, uint64_t id, uint32_t rcpt);
 void books_forced(struct sim *s, struct node *n, uint32_t epoch);
-void books_rolled_back(struct sim *s, struct node *n);
+void books_rolled_back(struct sim *s, struct node *n, struct pos end);
 void books_free(struct sim *s);
 void body_hash(uint64_t key, uint8_t out[32]);
 
@@ -501,6 +502,7 @@ bool none_row_spare(const struct sim *s);
 
 /* --- operator.c --- */
 enum { OPERATOR_KEYS = 4 };
+bool operator_holds(const struct sim *s, unsigned node);     /* every word that was answered */
 bool operator_paused(const struct node *n, unsigned message);
 void operator_answered(struct sim *s, struct node *n, const struct op *op);
 void operator_check(struct sim *s, const bool required[NODES]);
