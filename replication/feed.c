@@ -342,6 +342,26 @@ static void on_ack(struct replica *r, struct slice payload)
 
 /* ---- merging what only the follower has ---- */
 
+/* An outcome of the follower's own time is about to count here, while a dot of this epoch may be
+ * open: without this the note would look settled by it. It goes out before the merged rows do. */
+static void raise_notes(struct replica *r, struct slice rows)
+{
+    struct feed *d = &r->p.feed;
+    struct wire_reader x = wire_read(rows);
+    bool raised = false;
+    struct row row;
+    while (r->notes.n && x.n) {
+        (void)wire_get_u8(&x);
+        if (!row_decode(&x, &row))
+            break; /* the merge will say so */
+        const struct row_recipient *p = &row.recipient;
+        if (row.type == ROW_RECIPIENT && p->state == RCPT_QUEUED && p->attempts > 0)
+            raised = notes_raise(&r->notes, p->id, p->index, p->attempts) || raised;
+    }
+    if (raised && d->state >= FEED_READING && !d->notes_due)
+        send_notes(r);
+}
+
 static void on_unmerged(struct replica *r, struct slice payload)
 {
     struct feed *d = &r->p.feed;
@@ -359,6 +379,7 @@ static void on_unmerged(struct replica *r, struct slice payload)
         feed_merged(r);
         return;
     }
+    raise_notes(r, u.rows);
     struct store_request q = {.type = SR_MERGE,
                               .epoch = r->p.epoch,
                               .committed = {r->p.epoch, r->p.committed},

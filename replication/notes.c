@@ -119,6 +119,20 @@ bool notes_take(struct notes *s, const struct frame_note *f)
     return !r.bad;
 }
 
+bool notes_raise(struct notes *s, uint64_t id, uint32_t index, uint32_t attempts)
+{
+    bool raised = false;
+    for (size_t i = 0; i < s->n; i++)
+        for (uint32_t k = 0; s->at[i]->id == id && k < s->at[i]->n; k++) {
+            struct note_recipient *x = &s->at[i]->rcpts[k];
+            if (x->index == index && x->attempts < attempts) {
+                x->attempts = attempts;
+                raised = true;
+            }
+        }
+    return raised;
+}
+
 bool notes_encode(const struct notes *s, struct buf *b, size_t *from, size_t limit)
 {
     size_t start = b->len;

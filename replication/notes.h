@@ -54,6 +54,9 @@ bool note_put(struct buf *b, uint64_t key, uint64_t id, const struct note_recipi
 bool note_put_withdrawn(struct buf *b, uint64_t key);
 /* Carries a frame's records out on the set. False: malformed, or too many. */
 bool notes_take(struct notes *s, const struct frame_note *f);
+/* The row of a recipient that may be noted gets `attempts` from the other node's row: what is noted
+ * is about the attempt after those. True: a note was raised. */
+bool notes_raise(struct notes *s, uint64_t id, uint32_t index, uint32_t attempts);
 /* All of it as records, from *from on, as far as `limit` bytes go; moves *from. */
 bool notes_encode(const struct notes *s, struct buf *b, size_t *from, size_t limit);
 /* The next recipient among records; false: no more (or r->bad). *left: of the note at hand, 0 at
