@@ -20,7 +20,7 @@ struct job {
     struct own_batch batch;
     struct pos pos;
     uint64_t id; /* OWN: message; FRAME: link */
-    bool outcome;
+    uint8_t outcome; /* the state that its recipient gets; 0: a new message */
     uint8_t frame;
     struct shared *bytes;
 };
@@ -211,16 +211,16 @@ int world_put_message(struct world_node *n, uint64_t id, size_t body_bytes)
     return err ? err : own_put(n->own, &r);
 }
 
-static int put_outcome(struct world_node *n, uint64_t id)
+static int put_outcome(struct world_node *n, uint64_t id, uint8_t state)
 {
     const struct row_recipient *here = store_memory_recipient(n->store, id, 0);
     if (!here || rcpt_terminal(here->state))
         return STORE_NOT_FOUND;
     struct row r = {.type = ROW_RECIPIENT,
                     .recipient = {.id = id,
-                                  .state = RCPT_DELIVERED,
+                                  .state = state,
                                   .attempts = here->attempts + 1,
-                                  .code = 250,
+                                  .code = state == RCPT_DELIVERED ? 250 : 451,
                                   .address = SLICE_LIT("to@example.net"),
                                   .domain = SLICE_LIT("example.net")}};
     int err = own_put(n->own, &r);
@@ -232,7 +232,7 @@ static void do_own(struct world_node *n, struct job *j)
 {
     if (!n->writer || own_begin(n->own, n->store, n->writer, wall(n->world)))
         return;
-    int err = j->outcome ? put_outcome(n, j->id) : world_put_message(n, j->id, BODY_BYTES);
+    int err = j->outcome ? put_outcome(n, j->id, j->outcome) : world_put_message(n, j->id, BODY_BYTES);
     if (err) {
         own_abort(n->own);
         return;
@@ -770,14 +770,24 @@ uint64_t world_add(struct world *w, unsigned node)
     return j->id;
 }
 
-void world_deliver(struct world *w, unsigned node, uint64_t id)
+static void outcome(struct world *w, unsigned node, uint64_t id, uint8_t state)
 {
     struct world_node *n = &w->node[node];
     if (!n->up || !n->writer)
         return;
     struct job *j = push(&n->jobs_end, JOB_OWN);
     j->id = id;
-    j->outcome = true;
+    j->outcome = state;
+}
+
+void world_deliver(struct world *w, unsigned node, uint64_t id)
+{
+    outcome(w, node, id, RCPT_DELIVERED);
+}
+
+void world_defer(struct world *w, unsigned node, uint64_t id)
+{
+    outcome(w, node, id, RCPT_QUEUED);
 }
 
 const struct pair_event *world_report(struct world *w, unsigned node, enum pair_event_type type)

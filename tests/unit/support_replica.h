@@ -69,6 +69,7 @@ void world_storage(struct world *w, unsigned node);
 /* Adds a message with one recipient; its id, or 0 when the writer is closed. */
 uint64_t world_add(struct world *w, unsigned node);
 void world_deliver(struct world *w, unsigned node, uint64_t id); /* its outcome */
+void world_defer(struct world *w, unsigned node, uint64_t id);   /* one more attempt that failed */
 /* Delivery notes that message, under this key and in the frame of that number; id 0: withdraws. */
 void world_note(struct world *w, unsigned node, uint64_t number, uint64_t key, uint64_t id);
 

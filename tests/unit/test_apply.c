@@ -336,6 +336,22 @@ START_TEST(test_rejoin_uncommitted_is_quarantined)
 }
 END_TEST
 
+/* A store that was rolled back doesn't know any more what was committed in its epoch: what is live
+ * on the primary stays so, though its sender has tried again. */
+START_TEST(test_rejoin_leaves_alone_what_is_live)
+{
+    diverge();
+    promote(b, 5, MODE_SOLO);
+    add_message(b, MESSAGE_ID(4, 2), 2, NULL); /* merged before, by a store that knew more */
+    add_message(b, MESSAGE_ID(5, 1), 2, NULL); /* the same, once more */
+    adopt(a, b);
+    merge_all(a, b);
+    ck_assert_int_eq(support_state(b, MESSAGE_ID(4, 2), 0), RCPT_QUEUED);
+    ck_assert_int_eq(support_state(a, MESSAGE_ID(4, 2), 0), RCPT_QUEUED);
+    ck_assert_int_eq(support_state(b, MESSAGE_ID(5, 1), 0), RCPT_QUEUED);
+}
+END_TEST
+
 START_TEST(test_rejoin_solo_mail_is_queued)
 {
     diverge();
@@ -670,6 +686,7 @@ int main(void)
     tcase_add_test(t, test_a_broken_catch_up_leaves_nothing_unmerged);
     tcase_add_test(t, test_promotion);
     tcase_add_test(t, test_rejoin_uncommitted_is_quarantined);
+    tcase_add_test(t, test_rejoin_leaves_alone_what_is_live);
     tcase_add_test(t, test_rejoin_solo_mail_is_queued);
     tcase_add_test(t, test_rejoin_committed_is_queued);
     tcase_add_test(t, test_merging_again_is_harmless);

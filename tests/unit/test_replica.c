@@ -199,6 +199,34 @@ START_TEST(test_a_standby_taken_back_knows_of_open_dots)
 }
 END_TEST
 
+/* What the old primary tried counts here as soon as it is merged; a dot that is open meanwhile is
+ * in doubt all the same. */
+START_TEST(test_a_merged_attempt_leaves_open_dots_in_doubt)
+{
+    paired(24);
+    uint64_t id = add(A), other = add(A);
+    world_run(&w, 60);
+    world_cut(&w);
+    w.node[B].dialling = false;
+    world_defer(&w, A, id);
+    world_run(&w, 60);
+    world_crash(&w, A);
+    world_promote(&w, B, 3, false);
+    world_run(&w, 60);
+    world_note(&w, B, 1, 1, id);
+    world_start(&w, A);
+    world_follow(&w, A, 3);
+    world_run(&w, 300);
+    ck_assert(world_report(&w, B, PE_MERGED));
+    ck_assert_uint_eq(store_memory_recipient(w.node[B].store, id, 0)->attempts, 1);
+    world_crash(&w, B);
+    world_promote(&w, A, 4, false);
+    world_run(&w, 100);
+    ck_assert(in_doubt(A, id) && !in_doubt(A, other));
+    world_free(&w);
+}
+END_TEST
+
 START_TEST(test_slow_standby_is_reported_and_dropped)
 {
     paired(4);
@@ -937,6 +965,7 @@ int main(void)
     tcase_add_test(t, test_notes_are_known_before_the_dot_and_listed_at_a_takeover);
     tcase_add_test(t, test_notes_are_told_anew_at_each_attachment);
     tcase_add_test(t, test_a_standby_taken_back_knows_of_open_dots);
+    tcase_add_test(t, test_a_merged_attempt_leaves_open_dots_in_doubt);
     tcase_add_test(t, test_slow_standby_is_reported_and_dropped);
     tcase_add_test(t, test_drop_releases_only_after_its_row);
     tcase_add_test(t, test_detached_while_waiting_is_slow);
