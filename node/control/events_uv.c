@@ -1,4 +1,5 @@
-/* See events_uv.h. One writer thread; callers only copy bytes under a short lock. A line is lost
+/* See events_uv.h. One writer thread, which gathers for EVENTS_GATHER_MS what comes; callers only
+ * copy bytes under a short lock, and wake nobody but the first. A line is lost
  * only when the disk doesn't keep up for longer than EVENTS_QUEUE_BYTES last, or refuses to write;
  * that is counted (events_dropped) and said in the log, never waited for: mail goes on. */
 #include "node/control/events_uv.h"
@@ -19,19 +20,20 @@
 enum {
     EVENTS_QUEUE_BYTES = 16 << 20,  /* two seconds of 20,000 events of 400 bytes */
     EVENTS_WRITE_BYTES = 256 << 10, /* one write(2): enough to make its cost vanish */
-    EVENTS_LINE_BYTES = 64 << 10,   /* a reply is at most 512 bytes, an address 320 (RFC 5321) */
-    EVENTS_FIELD_BYTES = 1024,      /* longer slices are cut: escaped six-fold, seven fit a line */
-    EVENTS_FOLLOWERS = 32,          /* as many as the control socket has clients */
-    EVENTS_COMPLAIN_MS = 10000,     /* at most one log line in that time about lost lines */
+    EVENTS_GATHER_MS = 10,        /* nobody who reads them sees it; waking twice a message costs */
+    EVENTS_KEEP_BYTES = 1 << 20,  /* of memory, once it was needed */
+    EVENTS_LINE_BYTES = 64 << 10, /* a reply is at most 512 bytes, an address 320 (RFC 5321) */
+    EVENTS_FIELD_BYTES = 1024,    /* longer slices are cut: escaped six-fold, seven fit a line */
+    EVENTS_FOLLOWERS = 32,        /* as many as the control socket has clients */
+    EVENTS_COMPLAIN_MS = 10000,   /* at most one log line in that time about lost lines */
 };
 
+/* As it lies in the queue; the bytes of its fields follow. */
 struct entry {
-    struct entry *next;
-    size_t size;
-    struct event ev; /* its slices point into bytes */
+    size_t size;     /* with them */
+    struct event ev; /* the slices have lengths only: the queue moves as it grows */
     int64_t wall_ms;
     uint32_t epoch;
-    uint8_t bytes[];
 };
 
 struct follower {
@@ -48,8 +50,7 @@ struct events {
 
     uv_mutex_t lock; /* guards the queue and closing */
     uv_cond_t wake;
-    struct entry *head, **tail;
-    size_t queued_bytes;
+    struct buf queue; /* entries */
     bool closing, reopen;
 
     uv_mutex_t follow_lock; /* held while followers are called: see events_unfollow */
@@ -136,21 +137,35 @@ static void flush(struct events *e, struct buf *out, unsigned *lines)
     *lines = 0;
 }
 
-/* Formats and writes a list of entries in their order, frees them. */
-static void write_entries(struct events *e, struct entry *list, struct buf *out)
+enum { FIELDS = 7 };
+
+static void fields_of(struct event *ev, struct slice *out[FIELDS])
+{
+    struct slice *all[FIELDS] = {&ev->sender,   &ev->recipient, &ev->campaign, &ev->remote,
+                                 &ev->enhanced, &ev->reply,     &ev->tls};
+    memcpy(out, all, sizeof all);
+}
+
+/* Formats and writes what was queued, in its order. */
+static void write_entries(struct events *e, struct slice queue, struct buf *out)
 {
     unsigned lines = 0;
-    for (struct entry *next; list; list = next) {
-        next = list->next;
+    struct entry x;
+    for (size_t from = 0; from < queue.n; from += x.size) {
+        memcpy(&x, queue.p + from, sizeof x);
+        const uint8_t *p = queue.p + from + sizeof x;
+        struct slice *field[FIELDS];
+        fields_of(&x.ev, field);
+        for (unsigned i = 0; i < FIELDS; p += field[i]->n, i++)
+            field[i]->p = p;
         if (out->max - out->len < EVENTS_LINE_BYTES)
             flush(e, out, &lines);
         size_t at = out->len;
-        bool ok = event_line(out, &list->ev, list->wall_ms, e->node, list->epoch);
+        bool ok = event_line(out, &x.ev, x.wall_ms, e->node, x.epoch);
         assert(ok); /* EVENTS_FIELD_BYTES keeps a line below EVENTS_LINE_BYTES */
         (void)ok;
         lines++;
         call_followers(e, slice_of(out->data + at, out->len - at));
-        free(list);
     }
     flush(e, out, &lines);
 }
@@ -158,26 +173,32 @@ static void write_entries(struct events *e, struct entry *list, struct buf *out)
 static void writer(void *arg)
 {
     struct events *e = arg;
-    struct buf out;
+    struct buf out, taken;
     buf_init(&out, EVENTS_WRITE_BYTES);
+    buf_init(&taken, EVENTS_QUEUE_BYTES);
     for (bool closing = false; !closing;) {
         uv_mutex_lock(&e->lock);
-        while (!e->head && !e->closing && !e->reopen)
+        while (!e->queue.len && !e->closing && !e->reopen)
             uv_cond_wait(&e->wake, &e->lock);
-        struct entry *list = e->head;
+        if (!e->closing && !e->reopen)
+            uv_cond_timedwait(&e->wake, &e->lock, EVENTS_GATHER_MS * UINT64_C(1000000));
+        struct buf empty = taken;
+        taken = e->queue;
+        e->queue = empty;
         bool reopen = e->reopen;
-        e->head = NULL;
-        e->tail = &e->head;
-        e->queued_bytes = 0;
         e->reopen = false;
         closing = e->closing;
         uv_mutex_unlock(&e->lock);
         if (reopen)
             reopen_file(e);
-        write_entries(e, list, &out);
+        write_entries(e, buf_slice(&taken), &out);
+        buf_clear(&taken);
+        if (taken.cap > EVENTS_KEEP_BYTES)
+            buf_free(&taken);
         complain(e, 0);
     }
     buf_free(&out);
+    buf_free(&taken);
 }
 
 struct events *events_open(const char *file, char node, char *err, size_t n)
@@ -192,7 +213,7 @@ struct events *events_open(const char *file, char node, char *err, size_t n)
     e->file = file ? xstrdup(file) : NULL;
     e->node = node;
     e->fd = fd;
-    e->tail = &e->head;
+    buf_init(&e->queue, EVENTS_QUEUE_BYTES);
     e->next_token = 1;
     int rc = uv_mutex_init(&e->lock);
     rc |= uv_mutex_init(&e->follow_lock);
@@ -218,45 +239,38 @@ static size_t cut(struct slice s)
     return s.n < EVENTS_FIELD_BYTES ? s.n : EVENTS_FIELD_BYTES;
 }
 
-static struct entry *entry_copy(const struct event *ev, uint32_t epoch)
+/* False: no room for it. */
+static bool put_entry(struct buf *queue, const struct event *ev, int64_t wall_ms, uint32_t epoch)
 {
-    struct entry *x;
-    size_t n = cut(ev->sender) + cut(ev->recipient) + cut(ev->campaign) + cut(ev->remote) +
-               cut(ev->enhanced) + cut(ev->reply) + cut(ev->tls);
-    x = xmalloc(sizeof *x + n);
-    *x = (struct entry){
-        .size = sizeof *x + n, .ev = *ev, .wall_ms = clock_wall_ms(), .epoch = epoch};
-    struct slice *field[] = {&x->ev.sender,   &x->ev.recipient, &x->ev.campaign, &x->ev.remote,
-                             &x->ev.enhanced, &x->ev.reply,     &x->ev.tls};
-    uint8_t *at = x->bytes;
-    for (size_t i = 0; i < sizeof field / sizeof *field; i++) {
-        size_t len = cut(*field[i]);
-        if (len)
-            memcpy(at, field[i]->p, len);
-        *field[i] = slice_of(at, len);
-        at += len;
+    struct entry x = {.size = sizeof x, .ev = *ev, .wall_ms = wall_ms, .epoch = epoch};
+    struct slice *field[FIELDS];
+    const uint8_t *from[FIELDS];
+    fields_of(&x.ev, field);
+    for (unsigned i = 0; i < FIELDS; i++) {
+        from[i] = field[i]->p;
+        *field[i] = slice_of(NULL, cut(*field[i]));
+        x.size += field[i]->n;
     }
-    return x;
+    if (!buf_reserve(queue, x.size))
+        return false;
+    buf_append(queue, &x, sizeof x);
+    for (unsigned i = 0; i < FIELDS; i++)
+        buf_append(queue, from[i], field[i]->n);
+    return true;
 }
 
 void events_emit(struct events *e, uint32_t epoch, const struct event *ev)
 {
-    struct entry *x = entry_copy(ev, epoch);
+    int64_t wall_ms = clock_wall_ms();
     uv_mutex_lock(&e->lock);
     assert(!e->closing);
-    bool room = x->size <= EVENTS_QUEUE_BYTES - e->queued_bytes;
-    if (room) {
-        if (!e->head)
-            uv_cond_signal(&e->wake);
-        *e->tail = x;
-        e->tail = &x->next;
-        e->queued_bytes += x->size;
-    }
+    bool first = !e->queue.len;
+    bool room = put_entry(&e->queue, ev, wall_ms, epoch);
+    if (first && room)
+        uv_cond_signal(&e->wake);
     uv_mutex_unlock(&e->lock);
-    if (!room) {
-        free(x);
+    if (!room)
         atomic_fetch_add(&e->dropped, 1);
-    }
 }
 
 void events_reopen(struct events *e)
@@ -304,7 +318,8 @@ void events_close(struct events *e)
     uv_cond_signal(&e->wake);
     uv_mutex_unlock(&e->lock);
     uv_thread_join(&e->thread);
-    assert(!e->head);
+    assert(!e->queue.len);
+    buf_free(&e->queue);
     if (e->fd >= 0)
         close(e->fd);
     uv_cond_destroy(&e->wake);
