@@ -236,10 +236,24 @@ static void flush(struct stream *s)
     }
 }
 
+/* What the kernel takes of data at once, nothing being due before it. */
+static size_t write_through(struct stream *s, struct slice data)
+{
+    if (s->tls || s->corked || s->in_flight || s->out.len || s->state != OPEN || !data.n)
+        return 0;
+    uv_buf_t b = uv_buf_init((char *)data.p, (unsigned)data.n);
+    int n = uv_try_write((uv_stream_t *)&s->tcp, &b, 1);
+    return n > 0 ? (size_t)n : 0; /* an error shows again when the rest is flushed */
+}
+
 bool stream_write(struct stream *s, struct slice data)
 {
     if (s->state == CLOSING || s->lingering)
         return false;
+    size_t gone = write_through(s, data);
+    if (gone && gone == data.n)
+        return true;
+    data = slice_of(data.p + gone, data.n - gone);
     bool ok = s->in_flight + s->out.len + data.n <= s->cap;
     if (ok && s->tls && tls_ready(s->tls))
         ok = tls_output(s->tls, data, &s->out) == TLS_OK;

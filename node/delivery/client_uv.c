@@ -8,6 +8,9 @@ enum {
     CONNECT_TIMEOUT_MS = 30000,
     /* More waits for the network before the next piece of a body is asked for. */
     PENDING_LOW_BYTES = 65536,
+    /* A body as small as this leaves together with its final dot. What went before it was answered,
+     * so the kernel's buffer, of 16 KiB or more, is empty and takes both at once. */
+    TOGETHER_BYTES = 8192,
     LINGER_MS = 2000,
 };
 
@@ -80,7 +83,10 @@ static void ask_body(struct conn *c)
 
 static void ask_dot(struct conn *c)
 {
-    if (c->closing || !flush(c))
+    if (c->closing || c->stream_gone)
+        return;
+    bool together = c->core.out.len <= TOGETHER_BYTES && !stream_pending(c->stream);
+    if (!together && !flush(c))
         return;
     c->dot_asked = stream_pending(c->stream) > 0;
     if (!c->dot_asked)
@@ -203,8 +209,11 @@ void conn_body(struct conn *c, struct slice piece, bool last)
 
 void conn_dot(struct conn *c)
 {
-    if (c->core.state == CLIENT_DOT_WAIT && !c->dot_asked)
-        apply(c, smtp_client_dot(&c->core));
+    if (c->core.state != CLIENT_DOT_WAIT || c->dot_asked)
+        return;
+    unsigned effects = smtp_client_dot(&c->core);
+    flush(c); /* now, under the lease that was just looked at */
+    apply(c, effects);
 }
 
 void conn_quit(struct conn *c)

@@ -32,7 +32,10 @@ void conn_update(struct conn *c)
     if (c->held && !held)
         smtp_session_touch(c->session, now_of(c));
     c->held = held;
-    bool pause = held || unread || !smtp_session_wants_input(c->session);
+    /* Who waits for the fate of a message says nothing meanwhile: to stop reading, for each
+     * message, costs more than to take what comes all the same once. */
+    bool silent = smtp_session_committing(c->session) && !smtp_session_holds_input(c->session);
+    bool pause = held || unread || !(smtp_session_wants_input(c->session) || silent);
     if (pause == c->paused)
         return;
     c->paused = pause;

@@ -466,6 +466,11 @@ bool smtp_session_wants_input(const struct smtp_session *s)
     return reading(s) || s->state == ST_TLS; /* the handshake reads */
 }
 
+bool smtp_session_holds_input(const struct smtp_session *s)
+{
+    return s->in.len > 0;
+}
+
 bool smtp_session_closed(const struct smtp_session *s)
 {
     return s->state == ST_CLOSED;

@@ -99,6 +99,8 @@ void smtp_session_touch(struct smtp_session *s, uint64_t now_ms);
 void smtp_session_stop(struct smtp_session *s, uint64_t now_ms);
 /* False while it waits for a verdict or a fate, and once closed: don't read. */
 bool smtp_session_wants_input(const struct smtp_session *s);
+/* Input that came while it wasn't wanted lies here? One more piece of at most 64 KiB still fits. */
+bool smtp_session_holds_input(const struct smtp_session *s);
 bool smtp_session_closed(const struct smtp_session *s);
 /* Waits for the fate of a message? */
 bool smtp_session_committing(const struct smtp_session *s);
