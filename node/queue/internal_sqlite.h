@@ -89,8 +89,13 @@ struct store_sqlite {
     char *path, *cluster; /* of a writer */
     bool in_transaction, dirty;
     struct tally *tallies; /* direct-mapped by id */
-    struct buf scratch;    /* the row of the last get() */
-    struct buf encoded;    /* meta on its way to disk */
+    struct {
+        uint64_t id; /* 0: none */
+        uint32_t index;
+        unsigned class;
+    } seen;             /* by the last get() of a recipient in this transaction */
+    struct buf scratch; /* the row of the last get() */
+    struct buf encoded; /* meta on its way to disk */
     int wal_pages;
     uint64_t orphans_id; /* chunks without a message were looked for up to here; 0: none yet */
 };

@@ -122,16 +122,21 @@ static void bind_message_rest(sqlite3_stmt *st, const struct row_message *m)
     sqlite3_bind_blob(st, 22, body ? m->body.p : NULL, body ? (int)m->body.n : 0, SQLITE_STATIC);
 }
 
+static int delete_chunks(struct store_sqlite *x, uint64_t id)
+{
+    sqlite3_stmt *st = sqlite_statement(x, ST_CHUNK_DELETE);
+    if (!st)
+        return STORE_IO;
+    sqlite3_bind_int64(st, 1, (int64_t)id);
+    return sqlite_run(st);
+}
+
 static int put_message(struct store_sqlite *x, const struct row_message *m, int mark)
 {
     sqlite3_stmt *st;
     int err;
     if (m->state == MESSAGE_DONE) {
-        st = sqlite_statement(x, ST_CHUNK_DELETE);
-        if (!st)
-            return STORE_IO;
-        sqlite3_bind_int64(st, 1, (int64_t)m->id);
-        err = sqlite_run(st);
+        err = delete_chunks(x, m->id);
         if (err || !(st = sqlite_statement(x, ST_MESSAGE_DONE)))
             return err ? err : STORE_IO;
         bind_message(st, m, mark);
@@ -178,6 +183,34 @@ static void bind_recipient(sqlite3_stmt *st, const struct row_recipient *p, int 
     sqlite_bind(st, 19, p->remote);
 }
 
+static int run_recipient(struct store_sqlite *x, enum statement how, const struct row_recipient *p,
+                         int mark)
+{
+    sqlite3_stmt *st = sqlite_statement(x, how);
+    if (!st)
+        return STORE_IO;
+    bind_recipient(st, p, mark);
+    return sqlite_run(st);
+}
+
+/* The class it has on disk; CLASSES + 1: it isn't there. */
+static int find_class(struct store_sqlite *x, const struct row_recipient *p, unsigned *class)
+{
+    if (x->seen.id == p->id && x->seen.index == p->index) {
+        *class = x->seen.class;
+        return STORE_OK;
+    }
+    sqlite3_stmt *st = sqlite_statement(x, ST_RECIPIENT_CLASS);
+    if (!st)
+        return STORE_IO;
+    sqlite3_bind_int64(st, 1, (int64_t)p->id);
+    sqlite3_bind_int64(st, 2, p->index);
+    int rc = sqlite3_step(st);
+    *class = rc == SQLITE_ROW ? column_class(st) : CLASSES + 1;
+    sqlite3_reset(st);
+    return sqlite_error(rc);
+}
+
 static int put_recipient(struct store_sqlite *x, const struct row_recipient *p, int mark)
 {
     int err;
@@ -185,28 +218,20 @@ static int put_recipient(struct store_sqlite *x, const struct row_recipient *p, 
     if (!t)
         return err;
     unsigned from = CLASSES + 1; /* not here yet */
-    bool any = false;
+    uint32_t here = 0;
     for (unsigned i = 0; i <= CLASSES; i++)
-        any = any || t->n[i];
-    sqlite3_stmt *st;
-    if (any) {
-        st = sqlite_statement(x, ST_RECIPIENT_CLASS);
-        if (!st)
-            return STORE_IO;
-        sqlite3_bind_int64(st, 1, (int64_t)p->id);
-        sqlite3_bind_int64(st, 2, p->index);
-        int rc = sqlite3_step(st);
-        if (rc == SQLITE_ROW)
-            from = column_class(st);
-        sqlite3_reset(st);
-        if (sqlite_error(rc))
-            return sqlite_error(rc);
+        here += t->n[i];
+    /* They come in order with their message: whose index is beyond those that are here is new. */
+    bool inserted = false;
+    if (p->index >= here) {
+        err = run_recipient(x, ST_RECIPIENT_INSERT, p, mark);
+        inserted = !err && sqlite3_changes(x->db);
     }
-    st = sqlite_statement(x, from > CLASSES ? ST_RECIPIENT_INSERT : ST_RECIPIENT_UPDATE);
-    if (!st)
-        return STORE_IO;
-    bind_recipient(st, p, mark);
-    err = sqlite_run(st);
+    if (!err && !inserted && here)
+        err = find_class(x, p, &from);
+    if (!err && !inserted)
+        err = run_recipient(x, from > CLASSES ? ST_RECIPIENT_INSERT : ST_RECIPIENT_UPDATE, p, mark);
+    x->seen.id = 0;
     if (!err)
         move(x, t, from, class_of(p->state, p->held, p->in_doubt, p->attempts));
     return err;
@@ -410,6 +435,17 @@ static sqlite3_stmt *find(struct store_sqlite *x, const struct row *key)
     return st;
 }
 
+/* What is looked at is changed next, as a rule (an outcome meets what is here). */
+static void see_recipient(struct store_sqlite *x, sqlite3_stmt *st, struct row *out,
+                          enum unmerged_class *mark)
+{
+    sqlite_read_recipient(st, 0, out, mark);
+    const struct row_recipient *p = &out->recipient;
+    x->seen.id = p->id;
+    x->seen.index = p->index;
+    x->seen.class = class_of(p->state, p->held, p->in_doubt, p->attempts);
+}
+
 int sqlite_get(struct store *s, const struct row *key, struct row *out,
                enum unmerged_class *unmerged)
 {
@@ -423,7 +459,7 @@ int sqlite_get(struct store *s, const struct row *key, struct row *out,
         if (type == ROW_MESSAGE)
             sqlite_read_message(st, 0, true, out, unmerged);
         else if (type == ROW_RECIPIENT)
-            sqlite_read_recipient(st, 0, out, unmerged);
+            see_recipient(x, st, out, unmerged);
         else if (type == ROW_CHUNK)
             sqlite_read_chunk(st, out, unmerged);
         else

@@ -51,7 +51,8 @@ static const char *const text[STATEMENTS] = {
 
     [ST_RECIPIENT_INSERT] =
         "INSERT INTO recipient(" RECIPIENT_COLUMNS
-        ")VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19)",
+        ")VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19)"
+        "ON CONFLICT(id,idx)DO NOTHING",
     [ST_RECIPIENT_UPDATE] =
         "UPDATE recipient SET epoch=?3,lsn=?4,mark=?5,state=?6,held=?7,notify=?8,in_doubt=?9,"
         "attempts=?10,next_ms=?11,last_ms=?12,code=?13,address=?14,domain=?15,orcpt=?16,"

@@ -152,6 +152,7 @@ static int begin(struct store *s)
     if (err)
         return err;
     x->in_transaction = true;
+    x->seen.id = 0;
     if (writer) {
         x->saved_meta = x->meta;
         memcpy(x->saved_counts, x->counts, sizeof x->counts);
