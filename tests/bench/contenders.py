@@ -70,17 +70,20 @@ class InGroup(Loopback):
 class Baton(Contender):
     names = "a"
 
-    def __init__(self, options):
+    def __init__(self, options, around=None, **settings):
+        """around: what else is put between a node's process and the machine."""
         super().__init__(options)
         self.pair = Pair(
             os.path.join(self.dir, "pair"), InGroup(self.group), names=self.names,
             routes=f'( {{ domain = "*"; via = "smtp://127.0.0.1:{self.sink_port}"; }} )',
             delivery="{ connections = 200; }",
             limits='{ sessions_per_address = 10000; sessions = 10000; }',
-            destinations='( { domain = "*"; connections = 50; messages_per_connection = 100000; } )')
+            destinations='( { domain = "*"; connections = 50; messages_per_connection = 100000; } )', **settings)
         for p in [*self.pair.nodes, *([self.pair.witness] if len(self.names) == 2 else [])]:
             d = self.disk(os.path.basename(p.dir), p.store)
             p.command = ["env", *[f"{k}={v}" for k, v in d.env.items()], *p.command]
+        for p in self.pair.nodes if around else []:
+            around(p)
         self.pair.start()
         if len(self.names) == 2:
             primary, _ = self.pair.wait_in_sync(60)

@@ -1,0 +1,33 @@
+"""The load: Postfix's smtp-source in front of a contender and its smtp-sink behind."""
+import pwd
+import subprocess
+import time
+
+from contenders import Failure, can_connect, wait_until
+
+LIMIT_S = 240  # for one measurement
+
+
+def load(contender, messages, size, args):
+    """Seconds until all were accepted, and until all were in the sink."""
+    port = contender.sink_port
+    user = next(u for u in ("postfix", "nobody") if any(p.pw_name == u for p in pwd.getpwall()))
+    sink = subprocess.Popen(["smtp-sink", "-u", user, "-M", str(messages), f"127.0.0.1:{port}", "1000"],
+                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until("smtp-sink listens", lambda: can_connect("127.0.0.1", port), 10)
+        begin = time.monotonic()
+        host, in_port = contender.address
+        source = subprocess.run(
+            ["smtp-source", *([] if args.new_connections else ["-d"]), "-s", str(args.sessions), "-m", str(messages),
+             "-l", str(size), "-r", str(args.recipients), "-f", "load@client.example", "-t", "you@sink.example",
+             f"{host}:{in_port}"], capture_output=True, text=True, timeout=LIMIT_S)
+        accepted = time.monotonic() - begin
+        if source.returncode and contender.durable:  # the sink leaves before the generator's last QUIT
+            raise Failure(f"smtp-source: {source.stderr.strip()[-300:]}")
+        sink.wait(LIMIT_S)
+        return accepted, time.monotonic() - begin
+    finally:
+        if sink.poll() is None:
+            sink.kill()
+        sink.wait()
