@@ -162,6 +162,15 @@ static void check_bounce(struct sim *s, const struct node *n, const struct copy 
                  process_name(n->self), ID(c->parent), c->message);
 }
 
+/* Protocol 9: the note is on the store before the dot, and the end of the delivery replaces it. A
+ * store that was rolled back after either has neither, and who serves with it may send again; once
+ * it has caught up it knows again. */
+static bool forgot(const struct node *n, const struct rcpt_book *x)
+{
+    uint64_t known = x->known_at[n->self];
+    return n->disk.lost_at > x->dot_at || (known && n->disk.lost_at > known);
+}
+
 /* What is known to be in doubt dies with the process that was told; and the primary that restarts
  * in an epoch of its own knows nothing, and says so to its standby. */
 static bool note_lost(const struct sim *s, const struct node *n, const struct rcpt_book *x,
@@ -196,7 +205,7 @@ static void check_doubt(struct sim *s, const struct node *n, const struct copy *
         k->doubled_forced += accepted;
     else if (s->books.split)
         k->doubled_split += accepted;
-    else if ((n->disk.lost || n->disk.lost_at > x->dot_at))
+    else if (forgot(n, x))
         k->doubled_lost_store += accepted;
     else if (note_lost(s, n, x, epoch))
         k->doubled_note_lost += accepted;
@@ -220,8 +229,7 @@ void books_dot(struct sim *s, struct node *n, uint32_t epoch, uint64_t id, uint3
     bool repeated = x->dots && (x->newest_accepted || x->newest_rejected);
     if (x->dots && x->state == DOT_PENDING && x->epoch == epoch && x->node == n->self)
         sim_fail(s, "8", "%llx/%u is sent while its last outcome is open", ID(id), rcpt);
-    else if (c->hold && x->accepted && !s->books.forced && !s->books.split && !n->disk.lost &&
-             n->disk.lost_at <= x->dot_at) /* its note may be older than its dot */
+    else if (c->hold && x->accepted && !s->books.forced && !s->books.split && !forgot(n, x))
         sim_fail(s, "at most once", "node %s sends %llx/%u again in epoch %u, its policy is hold",
                  process_name(n->self), ID(id), rcpt, epoch);
     else if (repeated && x->state == DOT_PENDING)
@@ -230,7 +238,7 @@ void books_dot(struct sim *s, struct node *n, uint32_t epoch, uint64_t id, uint3
         s->count.doubled_reply_lost += x->newest_accepted;
     else if (repeated && two_failures(s, x, n->self))
         s->count.doubled_two_crashes++;
-    else if (repeated && n->disk.lost_at > x->settled_at)
+    else if (repeated && forgot(n, x))
         s->count.doubled_lost_store++;
     else if (repeated && s->books.split)
         s->count.doubled_split++;
@@ -285,9 +293,24 @@ static void watch_message(struct sim *s, const char *who, const struct row_messa
         sim_fail(s, "3", "id %llx has other content on the store of %s", ID(m->id), who);
 }
 
-static void watch_recipient(struct sim *s, const char *who, const struct row_recipient *was,
+/* Since when that store knows that this recipient may have the mail. A note for another attempt, by
+ * a store that doesn't, tells of nothing that was. */
+static void note_known(struct sim *s, const struct node *n, const struct row_recipient *was,
+                       const struct row_recipient *x)
+{
+    struct rcpt_book *k = &books_find(s, x->id)->rcpt[x->index];
+    bool again = k->accepted && was && x->in_doubt == DOUBT_NOTED && !rcpt_terminal(was->state) &&
+                 was->in_doubt == DOUBT_NONE;
+    if (rcpt_terminal(x->state) || (x->in_doubt != DOUBT_NONE && !again))
+        k->known_at[n->self] = s->now;
+    else if (!again && !k->accepted)
+        k->known_at[n->self] = 0;
+}
+
+static void watch_recipient(struct sim *s, const struct node *n, const struct row_recipient *was,
                             const struct row_recipient *x)
 {
+    const char *who = process_name(n->self);
     const struct copy *c = books_find(s, x->id);
     if (was && rcpt_terminal(was->state) && !rcpt_terminal(x->state))
         sim_fail(s, "4", "%llx/%u becomes %s on the store of %s after it was %s", ID(x->id),
@@ -296,6 +319,7 @@ static void watch_recipient(struct sim *s, const char *who, const struct row_rec
         return;
     if (x->in_doubt == DOUBT_YES)
         books_find(s, x->id)->rcpt[x->index].listed = true;
+    note_known(s, n, was, x);
     if (x->state == RCPT_DELIVERED && !c->rcpt[x->index].accepted)
         sim_fail(s, "1", "%llx/%u counts as delivered on %s, and no receiver has it", ID(x->id),
                  x->index, who);
@@ -340,7 +364,7 @@ static void watch(void *ctx, const struct row *before, const struct row *after)
     if (after->type == ROW_MESSAGE)
         watch_message(s, who, &after->message);
     else if (after->type == ROW_RECIPIENT)
-        watch_recipient(s, who, before ? &before->recipient : NULL, &after->recipient);
+        watch_recipient(s, &s->node[box->a], before ? &before->recipient : NULL, &after->recipient);
 }
 
 void books_watch(struct sim *s, struct node *n)

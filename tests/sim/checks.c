@@ -195,8 +195,7 @@ static bool may_count(const struct sim *s, const struct accept_log *a)
     return a == &b->accepts[b->chosen] || (!a->chosen && above(s, a, &b->accepts[b->chosen]));
 }
 
-/* Must that node's store, as it is now, hold every acknowledged message? */
-static bool is_required(const struct sim *s, unsigned node)
+bool books_required(const struct sim *s, unsigned node)
 {
     const struct books *b = &s->books;
     const struct store_id *id = &store_memory_meta(s->node[node].disk.store)->id;
@@ -223,6 +222,8 @@ bool books_spare(struct sim *s, unsigned node)
     const struct store_meta *m = store_memory_meta(s->node[1 - node].disk.store);
     /* What etcd lost before anybody saw it doesn't count: two losses at once need an operator. */
     if (b->chosen < 0 || m->copying || m->unfit || !etcd_spare(s))
+        return false;
+    if (s->node[1 - node].disk.lost) /* it was rolled back: outcomes are on the other alone */
         return false;
     for (unsigned i = 0; i < b->n_accepts; i++)
         if (may_count(s, &b->accepts[i]) && !record_names(&b->accepts[i].record, 1 - node, &m->id))
@@ -278,7 +279,7 @@ static void check_copy(struct sim *s, struct copy *c, const bool required[NODES]
 void books_ack(struct sim *s, struct node *n, uint64_t id)
 {
     struct copy *c = books_find(s, id);
-    bool required[NODES] = {is_required(s, 0), is_required(s, 1)};
+    bool required[NODES] = {books_required(s, 0), books_required(s, 1)};
     TRACE(s, process_name(n->self), "250 for message %u as %llx", c->message, ID(id));
     /* The own store need not be among them: a standby goes on acknowledging until it closes the
      * feed, and what it acknowledged it holds. */
@@ -363,7 +364,7 @@ void books_check(struct sim *s)
     b->check_all = false;
     for (unsigned i = 0; i < NODES; i++)
         check_lost(s, &s->node[i]);
-    bool required[NODES] = {is_required(s, 0), is_required(s, 1)};
+    bool required[NODES] = {books_required(s, 0), books_required(s, 1)};
     for (unsigned i = 0; i < b->n_copies && !s->failed; i++)
         if (b->copy[i].acked && !b->copy[i].excused)
             check_copy(s, &b->copy[i], required, "any more");
@@ -391,7 +392,7 @@ void books_watermark(struct sim *s, struct node *n, uint32_t epoch, uint64_t com
     const struct record *r = books_record(s);
     for (unsigned node = 0; node < NODES; node++) {
         const struct store_meta *m = store_memory_meta(s->node[node].disk.store);
-        if (r && r->epoch == epoch && is_required(s, node) && !s->node[0].disk.lost &&
+        if (r && r->epoch == epoch && books_required(s, node) && !s->node[0].disk.lost &&
             !s->node[1].disk.lost && !reaches(m, epoch, committed))
             sim_fail(s, "5", "committed is %llu in epoch %u, the store of %s ends at %u:%llu",
                      ID(committed), epoch, process_name(node), m->end.epoch, ID(m->end.lsn));

@@ -205,7 +205,7 @@ static void random_id(struct sim *s, struct store_id *id)
 static bool old_disk_back(struct sim *s, unsigned self)
 {
     struct node *n = &s->node[self];
-    if (!n->disk.old || !books_spare(s, self) || s->node[1 - self].disk.lost)
+    if (!n->disk.old || !books_spare(s, self))
         return false;
     s->count.effect[F_EMPTY_STORE]++;
     node_crash(s, self, true, "and gets its old disk back");
@@ -216,8 +216,9 @@ static bool old_disk_back(struct sim *s, unsigned self)
     n->disk.store = n->disk.old;
     n->disk.old = NULL;
     n->emptied_at = s->now; /* outcomes settled meanwhile are not on it */
-    /* A snapshot of the same store was put back in between: then this is another roll-back. */
-    if (store_id_eq(&id, &store_memory_meta(n->disk.store)->id))
+    /* A snapshot of the same store was put back in between, and is in use or was until it was lost
+     * as well: then this is another roll-back of the store that in_sync names. */
+    if (store_id_eq(&id, &store_memory_meta(n->disk.store)->id) || books_required(s, self))
         books_rolled_back(s, n, end);
     s->books.check_all = true;
     faults_restart_later(s, self);
@@ -231,10 +232,6 @@ void harm_empty_store(struct sim *s, unsigned self)
         return;
     if (!books_spare(s, self))
         return;
-    /* A store that was rolled back moments ago and one that is gone are two failures at once. */
-    for (unsigned i = 0; i < NODES; i++)
-        if (s->node[i].disk.lost_at && s->now < s->node[i].disk.lost_at + 10000 * MS)
-            return;
     struct node *n = &s->node[self];
     bool voter = rng_chance(&s->rng, 0.5) && all_vote(s);
     node_crash(s, self, true, voter ? "with its disk" : "with its store");

@@ -114,8 +114,7 @@ void operator_rejoin(struct sim *s, struct node *n)
     replica_view(n->replica, node_now(s, n), &v);
     if (!v.rejoin_waits)
         return;
-    bool discard = rng_chance(&s->rng, 0.5) && books_spare(s, n->self) && !s->node[0].disk.lost &&
-                   !s->node[1].disk.lost;
+    bool discard = rng_chance(&s->rng, 0.5) && books_spare(s, n->self) && !n->disk.lost;
     TRACE(s, process_name(n->self), "operator: rejoin --%s", discard ? "discard" : "merge");
     s->count.rejoined++;
     s->books.rejoined = true;

@@ -352,6 +352,7 @@ struct rcpt_book {
     bool reply_seen, reply_lost;
     bool listed; /* since then, on some store, as in doubt */
     uint64_t noted_at;
+    uint64_t known_at[NODES]; /* on that store since: its note, in doubt, or the end; 0: nothing */
     uint32_t epoch;
     unsigned node;
     uint64_t dot_at, settled_at;
@@ -438,9 +439,13 @@ void books_serve(struct sim *s, struct node *n, uint32_t epoch);
 void books_watch(struct sim *s, struct node *n); /* installs the row watcher on n's store */
 void books_check(struct sim *s);                 /* invariants that a step may have touched */
 bool books_settled_down(struct sim *s, char *why, size_t n); /* end: 7 and 9 */
-/* Whether every acknowledged message survives if that node's store goes away now. */
+/* Did the other node accept a higher record, which comes to count when both meet? */
 bool books_overtaken(const struct sim *s, const struct record *r);
+/* Whether every acknowledged message, and what became of it, survives if that node's store goes
+ * away now. */
 bool books_spare(struct sim *s, unsigned node);
+/* Must that node's store, as it is now, hold every acknowledged message? */
+bool books_required(const struct sim *s, unsigned node);
 const struct record *books_record(const struct sim *s); /* NULL: none yet */
 const struct record *books_record_of(const struct sim *s, uint32_t epoch);
 void books_end(struct sim *s);
@@ -502,7 +507,7 @@ bool none_row_spare(const struct sim *s);
 
 /* --- operator.c --- */
 enum { OPERATOR_KEYS = 4 };
-bool operator_holds(const struct sim *s, unsigned node);     /* every word that was answered */
+bool operator_holds(const struct sim *s, unsigned node); /* every word that was answered */
 bool operator_paused(const struct node *n, unsigned message);
 void operator_answered(struct sim *s, struct node *n, const struct op *op);
 void operator_check(struct sim *s, const bool required[NODES]);
