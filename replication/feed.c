@@ -62,12 +62,13 @@ static bool has_epoch(const struct history *h, uint32_t epoch)
 
 /* A store that ends before what it once acknowledged, or what was committed in an epoch of which it
  * was primary (section 8). */
-static bool lost_data(const struct replica *r, const struct frame_hello *h)
+static bool lost_data(const struct replica *r, const struct frame_hello *h, struct pos shared)
 {
     const struct primary *p = &r->p;
     if (BATON_MUTANT(ROLLED_BACK_IS_FINE, true, false))
         return false;
-    if (store_id_eq(&h->store, &p->acked_store) && h->end.lsn < p->acked)
+    /* What it has beyond the shared point are other changes, whatever their numbers. */
+    if (store_id_eq(&h->store, &p->acked_store) && shared.lsn < p->acked)
         return true;
     uint32_t epoch = p->known.epoch;
     return epoch && (epoch & 1) == h->node && has_epoch(&h->history, epoch) &&
@@ -93,7 +94,7 @@ static enum frame_plan plan(const struct replica *r, const struct frame_hello *h
     /* This very store on both nodes: the file was copied. Two stores of one id would count for each
      * other. */
     bool clone = store_id_eq(&h->store, &r->meta.id);
-    if (h->unfit || clone || lost_data(r, h))
+    if (h->unfit || clone || lost_data(r, h, *shared))
         return PLAN_UPLOAD_COPY;
     if (resumes)
         return PLAN_RESUME;
@@ -285,6 +286,17 @@ static void on_noted(struct replica *r, uint64_t number)
 
 /* ---- acknowledgements ---- */
 
+/* What it can't end before any more (lost_data()). */
+static void remember_acked(struct primary *p)
+{
+    if (!store_id_eq(&p->acked_store, &p->feed.store)) {
+        p->acked_store = p->feed.store;
+        p->acked = 0;
+    }
+    if (p->feed.durable > p->acked)
+        p->acked = p->feed.durable;
+}
+
 static void attach(struct replica *r, const struct frame_ack *a)
 {
     struct feed *d = &r->p.feed;
@@ -298,6 +310,7 @@ static void attach(struct replica *r, const struct frame_ack *a)
     d->since_ns = r->now;
     d->cursor = d->start;
     d->received = d->durable = a->durable;
+    remember_acked(&r->p);
     if (BATON_MUTANT(NOTE_NOT_RESENT, false, true))
         send_notes(r);
     replica_report(r, PE_ATTACHED, &d->store);
@@ -330,12 +343,7 @@ static void on_ack(struct replica *r, struct slice payload)
     if (a.taken > d->taken)
         d->taken = a.taken;
     on_noted(r, a.noted);
-    if (!store_id_eq(&p->acked_store, &d->store)) {
-        p->acked_store = d->store;
-        p->acked = 0;
-    }
-    if (d->durable > p->acked)
-        p->acked = d->durable;
+    remember_acked(p);
     commit_update(r);
     feed_pump(r);
 }

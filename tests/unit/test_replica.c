@@ -635,6 +635,46 @@ START_TEST(test_lost_data_gets_a_full_copy)
 }
 END_TEST
 
+/* Rolled back to before a restart of the primary, with changes of that time that nobody kept: its
+ * end is as high a number as the one that it acknowledged, and in another epoch. */
+START_TEST(test_lost_data_is_told_by_what_is_shared)
+{
+    paired(22);
+    struct store *snapshot = store_memory_copy(w.node[B].store);
+    struct pos end = world_meta(&w, B)->end;
+    world_crash(&w, B);
+    world_crash(&w, A);
+    world_start(&w, A);
+    world_start(&w, B);
+    world_promote(&w, A, 4, false); /* from the same end */
+    world_follow(&w, B, 4);
+    world_run(&w, 100);
+    take_back();
+    for (unsigned i = 0; i < 3; i++)
+        add(A);
+    world_run(&w, 60);
+    drop();
+    struct store_id old = world_store_id(&w, B);
+    world_crash(&w, B);
+    store_memory_free(w.node[B].store);
+    w.node[B].store = snapshot;
+    /* What the old epoch had beyond its end when the snapshot was taken. */
+    struct store_meta m = *world_meta(&w, B);
+    m.end.lsn = world_meta(&w, A)->end.lsn;
+    ck_assert_uint_gt(m.end.lsn, end.lsn);
+    ck_assert_int_eq(snapshot->ops->begin(snapshot), STORE_OK);
+    ck_assert_int_eq(snapshot->ops->set_meta(snapshot, &m), STORE_OK);
+    ck_assert_int_eq(snapshot->ops->commit(snapshot), STORE_OK);
+    world_start(&w, B);
+    world_follow(&w, B, 4);
+    world_run(&w, 400);
+    struct store_id now = world_store_id(&w, B);
+    ck_assert(!store_id_eq(&old, &now)); /* a full copy, not a catch-up */
+    ck_assert(world_equal(&w));
+    world_free(&w);
+}
+END_TEST
+
 /* A's disk comes back from a snapshot, and the record still names it: what B has beyond was
  * acknowledged, as B knows, and isn't taken for mail whose sender tries again. */
 START_TEST(test_a_primary_that_was_rolled_back_gets_all_back)
@@ -983,6 +1023,7 @@ int main(void)
     tcase_add_test(t, test_step_down_stops_counting);
     tcase_add_test(t, test_promotion_ends_acknowledging);
     tcase_add_test(t, test_lost_data_gets_a_full_copy);
+    tcase_add_test(t, test_lost_data_is_told_by_what_is_shared);
     tcase_add_test(t, test_a_primary_that_was_rolled_back_gets_all_back);
     tcase_add_test(t, test_falls_out_of_the_ring);
     tcase_add_test(t, test_away_for_longer_than_retention_waits_for_the_operator);
