@@ -132,6 +132,7 @@ void books_start(struct sim *s, struct node *n, uint32_t epoch)
 {
     struct books *b = &s->books;
     owns(s, n->self, epoch, "delivers");
+    rules_delivers(s, n, epoch);
     if (epoch < b->delivery_epoch && !b->forced &&
         !b->split) /* "may be doubled", the operator was told */
         sim_fail(s, "8", "node %s delivers in epoch %u after node %s began in epoch %u",
@@ -220,6 +221,7 @@ void books_dot(struct sim *s, struct node *n, uint32_t epoch, uint64_t id, uint3
                bool accepted, bool rejected)
 {
     books_start(s, n, epoch);
+    rules_dot(s, n, epoch, id, rcpt);
     struct copy *c = books_find(s, id);
     if (!c) {
         sim_fail(s, "3", "node %s delivers an unknown id %llx", process_name(n->self), ID(id));

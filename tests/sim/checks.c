@@ -214,7 +214,18 @@ bool books_required(const struct sim *s, unsigned node)
     return false;
 }
 
-static bool holds(const struct store *st, const struct copy *c);
+void books_each_countable(struct sim *s, const struct copy *c,
+                          void (*fn)(struct sim *s, const struct copy *c, const struct record *r))
+{
+    const struct books *b = &s->books;
+    for (unsigned i = 0; b->chosen >= 0 && i < b->n_accepts; i++)
+        if (may_count(s, &b->accepts[i]))
+            fn(s, c, &b->accepts[i].record);
+    const struct record *p;
+    for (unsigned i = 0; (p = etcd_pending(s, i)); i++)
+        if (!by_force(b, p))
+            fn(s, c, p);
+}
 
 bool books_spare(struct sim *s, unsigned node)
 {
@@ -234,14 +245,14 @@ bool books_spare(struct sim *s, unsigned node)
             return false;
     for (unsigned i = 0; i < b->n_copies; i++)
         if (b->copy[i].acked && (b->copy[i].away || b->split) &&
-            !holds(s->node[1 - node].disk.store, &b->copy[i]))
+            !books_holds(s->node[1 - node].disk.store, &b->copy[i]))
             return false;
     return operator_holds(s, 1 - node);
 }
 
 /* --- invariant 1 --- */
 
-static bool holds(const struct store *st, const struct copy *c)
+bool books_holds(const struct store *st, const struct copy *c)
 {
     const struct row_message *m = store_memory_message(st, c->id);
     if (!m)
@@ -259,14 +270,15 @@ static bool holds(const struct store *st, const struct copy *c)
 static void check_copy(struct sim *s, struct copy *c, const bool required[NODES], const char *when)
 {
     if (c->away || s->books.split) {
-        bool here[NODES] = {holds(s->node[0].disk.store, c), holds(s->node[1].disk.store, c)};
+        bool here[NODES] = {books_holds(s->node[0].disk.store, c),
+                            books_holds(s->node[1].disk.store, c)};
         if (!here[0] && !here[1])
             sim_fail(s, "1", "acknowledged %llx is on no store %s", ID(c->id), when);
         c->away = !here[0] || !here[1];
         return;
     }
     for (unsigned node = 0; node < NODES; node++)
-        if (required[node] && !holds(s->node[node].disk.store, c)) {
+        if (required[node] && !books_holds(s->node[node].disk.store, c)) {
             const struct record *r = books_record(s);
             char text[120] = "none";
             if (r)
@@ -287,8 +299,9 @@ void books_ack(struct sim *s, struct node *n, uint64_t id)
     if (s->books.forced && (n->relay.epoch < s->books.forced || n->relay.epoch < r->epoch))
         c->away = true; /* nobody told this node yet */
     for (unsigned i = 0; i < NODES; i++)
-        if (s->node[i].disk.lost && !holds(s->node[i].disk.store, c))
+        if (s->node[i].disk.lost && !books_holds(s->node[i].disk.store, c))
             c->away = c->was_away = true; /* it had acknowledged, and was rolled back then */
+    rules_ack(s, n, c);
     c->acked = true;
     s->message[c->message].acked = true;
     s->count.acked++;
@@ -300,7 +313,7 @@ static void leave_behind(struct sim *s, unsigned node)
 {
     struct books *b = &s->books;
     for (unsigned i = 0; i < b->n_copies; i++)
-        if (b->copy[i].acked && !holds(s->node[node].disk.store, &b->copy[i]))
+        if (b->copy[i].acked && !books_holds(s->node[node].disk.store, &b->copy[i]))
             b->copy[i].away = true;
 }
 
@@ -331,7 +344,7 @@ void books_rolled_back(struct sim *s, struct node *n, struct pos end)
     n->disk.lost = true;
     n->disk.lost_at = s->now;
     for (unsigned i = 0; i < b->n_copies; i++)
-        if (b->copy[i].acked && !holds(n->disk.store, &b->copy[i]))
+        if (b->copy[i].acked && !books_holds(n->disk.store, &b->copy[i]))
             b->copy[i].away = b->copy[i].was_away = true;
     b->check_all = true;
 }

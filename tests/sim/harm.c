@@ -225,6 +225,12 @@ static bool old_disk_back(struct sim *s, unsigned self)
     return true;
 }
 
+static void throw_away(struct node *n)
+{
+    store_memory_free(n->disk.gone);
+    n->disk.gone = n->disk.store;
+}
+
 /* Only where another copy holds everything, and one at a time. */
 void harm_empty_store(struct sim *s, unsigned self)
 {
@@ -241,7 +247,7 @@ void harm_empty_store(struct sim *s, unsigned self)
     if (!n->disk.old && rng_chance(&s->rng, 0.5))
         n->disk.old = n->disk.store; /* it may come back */
     else
-        store_memory_free(n->disk.store);
+        throw_away(n);
     n->disk.store = store_memory_new(&id);
     n->emptied_at = s->now;
     books_watch(s, n);

@@ -47,6 +47,7 @@ static void on_heartbeat(struct sim *s, struct node *n, const struct heartbeat *
     case HEARTBEAT_ALIVE:
         n->heard_peer = true;
         n->heard_skew_ms = h->wall_ms - ev.wall_ms;
+        rules_heard(n, h);
         if (s->none)
             judge_heard(n->without.judge, node_now(s, n));
         health_post(s, n, &ev);
@@ -202,6 +203,8 @@ static void on_arbiter(void *ctx, const struct pair_event *ev)
     struct node *n = &s->node[box->a];
     const struct record *r = &ev->record;
     if (ev->type == PE_REGISTER)
+        rules_register(s, n, ev);
+    if (ev->type == PE_REGISTER)
         TRACE(s, process_name(n->self),
               "register: %s, version %llu epoch %u primary %c in_sync %s%s",
               ev->outcome == REG_DONE       ? "done"
@@ -266,6 +269,8 @@ static void view_arrives(struct sim *s, struct task *t)
 static void ask_register(struct sim *s, struct node *n, const struct pair_effect *fx)
 {
     if (fx->type == PX_CHANGE)
+        rules_claim(s, n, fx);
+    if (fx->type == PX_CHANGE)
         TRACE(s, process_name(n->self), "asks for version %llu epoch %u primary %c in_sync %s%s%s",
               (unsigned long long)fx->record.version, fx->record.epoch,
               fx->record.primary ? 'b' : 'a', fx->record.in_sync[0] ? "a" : "",
@@ -318,6 +323,7 @@ static void on_pair(void *ctx, const struct pair_effect *fx)
         if (fx->record.forced && fx->record.epoch == fx->epoch)
             books_forced(s, n, fx->epoch);
         books_serve(s, n, fx->epoch);
+        rules_serve(s, n, fx);
         /* fall through */
     case PX_STEP_DOWN:
         post_effect(s, n, fx, HEALTH_TO_REPLICATION, replication_gets);
@@ -340,6 +346,8 @@ static void on_pair(void *ctx, const struct pair_effect *fx)
         sim_at(s, s->now, n->self, stopped)->a = n->self;
         break;
     default: /* PROMOTE, FOLLOW, DROP, TAKE_BACK, PAIRED, DRAIN, EPOCH_SEEN */
+        if (fx->type == PX_PROMOTE)
+            rules_promote(s, n, &fx->record);
         s->count.drops += fx->type == PX_DROP;
         s->count.take_backs += fx->type == PX_TAKE_BACK;
         post_effect(s, n, fx, HEALTH_TO_REPLICATION, replication_gets);

@@ -80,6 +80,17 @@ void net_datagram(struct sim *s, unsigned from, unsigned to, struct slice bytes)
     }
 }
 
+bool net_waits(const struct sim *s, unsigned to, unsigned from)
+{
+    for (size_t i = 0; i < s->n_heap; i++) {
+        const struct task *t = s->heap[i];
+        if (t->fn == datagram_arrives && t->process == to && t->a >> 2 == from && t->at <= s->now &&
+            t->life == life(s, to))
+            return true;
+    }
+    return false;
+}
+
 /* --- connections --- */
 
 static struct conn *conn_find(struct sim *s, uint64_t id)

@@ -57,6 +57,7 @@ void node_start(struct sim *s, unsigned self)
     n->voter_fault = false;
     memset(n->thread_until, 0, sizeof n->thread_until);
     n->serving_ns = 0;
+    rules_process_starts(n);
     relay_start(s, n);
     health_start(s, n);
     replication_start(s, n);

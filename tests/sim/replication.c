@@ -111,6 +111,8 @@ static void on_replica(void *ctx, const struct replica_effect *fx)
         node_mail(s, n, TO_RELAY, epoch_over_arrives);
         break;
     case RX_REPORT:
+        if (fx->report.type == PE_ATTACHED)
+            rules_attached(s, n, &fx->report.follower);
         report(s, n, &fx->report);
         break;
     case RX_MENDED:
@@ -126,6 +128,8 @@ void replication_step(struct sim *s, struct node *n, struct replica_event *ev)
 {
     if (ev->type == RE_FRAME && ev->frame == FRAME_NOTE)
         n->notes_at = s->now;
+    if (ev->type == RE_FRAME)
+        rules_frame(n, ev->frame, ev->payload);
     replica_step(n->replica, ev, node_now(s, n), node_wall(s, n));
 }
 

@@ -53,6 +53,7 @@ static void tear_down(struct sim *s)
         store_memory_free(s->node[i].disk.store);
         store_memory_free(s->node[i].disk.old);
         store_memory_free(s->node[i].disk.snapshot);
+        store_memory_free(s->node[i].disk.gone);
     }
     witness_crash(s);
     net_free(s);

@@ -147,6 +147,8 @@ void net_break_links(struct sim *s);
 void net_mute_links(struct sim *s, bool mute);
 void net_heal(struct sim *s);
 void net_free(struct sim *s);
+/* A datagram from `from` lies in the socket of `to`, unread. */
+bool net_waits(const struct sim *s, unsigned to, unsigned from);
 
 /* --- storage.c: the storage thread and its reader --- */
 enum op_kind { OP_ADD, OP_OUTCOME, OP_RELEASE_DUE, OP_NOTE, OP_STATE, OP_PURGE };
@@ -248,6 +250,7 @@ struct disk { /* what survives a crash */
     struct store *store;
     struct store *old;      /* a disk that was taken out; NULL: none */
     struct store *snapshot; /* what the store was at some time; NULL: none */
+    struct store *gone;     /* the one that was thrown away last, for the books; NULL: none */
     bool lost;              /* it was rolled back, and doesn't hold again what it held */
     uint64_t lost_at;
     struct pos lost_end; /* where it ended before */
@@ -311,7 +314,12 @@ struct node {
     uint64_t asked_at;     /* an operator looks again then */
     enum fault_kind order; /* of an operator, the newest */
     /* the wall clock, as books keep it */
-    uint64_t serving_ns;   /* since when it serves, on its clock */
+    uint64_t serving_ns; /* since when it serves, on its clock */
+    /* as the rules keep it (rules.c) */
+    uint32_t heard_epoch; /* highest in which this process heard the other serve */
+    uint32_t acked_epoch; /* as primary: what it heard that store acknowledge in this epoch */
+    struct store_id acked_store;
+    uint64_t acked;
     int64_t heard_skew_ms; /* true difference at the peer's newest sign of life */
     bool heard_peer;
 };
@@ -449,11 +457,29 @@ bool books_required(const struct sim *s, unsigned node);
 const struct record *books_record(const struct sim *s); /* NULL: none yet */
 const struct record *books_record_of(const struct sim *s, uint32_t epoch);
 void books_end(struct sim *s);
+/* Does that store hold all of the message, or that it is done? */
+bool books_holds(const struct store *st, const struct copy *c);
+/* The record that counts, and those that may still come to count. */
+void books_each_countable(struct sim *s, const struct copy *c,
+                          void (*fn)(struct sim *s, const struct copy *c, const struct record *r));
 void books_expire(struct sim *s, struct node *n, uint64_t id, uint32_t rcpt);
 void books_forced(struct sim *s, struct node *n, uint32_t epoch);
 void books_rolled_back(struct sim *s, struct node *n, struct pos end);
 void books_free(struct sim *s);
 void body_hash(uint64_t key, uint8_t out[32]);
+
+/* --- rules.c: rules that an invariant rests on --- */
+void rules_process_starts(struct node *n);
+void rules_promote(struct sim *s, struct node *n, const struct record *r);
+void rules_heard(struct node *n, const struct heartbeat *h);
+void rules_serve(struct sim *s, const struct node *n, const struct pair_effect *fx);
+void rules_delivers(struct sim *s, const struct node *n, uint32_t epoch);
+void rules_register(struct sim *s, const struct node *n, const struct pair_event *ev);
+void rules_claim(struct sim *s, const struct node *n, const struct pair_effect *fx);
+void rules_frame(struct node *n, uint8_t type, struct slice payload);
+void rules_attached(struct sim *s, const struct node *n, const struct store_id *store);
+void rules_dot(struct sim *s, const struct node *n, uint32_t epoch, uint64_t id, uint32_t rcpt);
+void rules_ack(struct sim *s, const struct node *n, const struct copy *c);
 
 /* --- etcd.c: the same with etcd, in a share of the seeds --- */
 enum { ETCD_MODEL_ENDPOINTS = 3, ETCD_MODEL_SENT = 32 };
