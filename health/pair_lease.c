@@ -33,6 +33,11 @@ static uint64_t lease_now(const struct pair *p)
     case PH_QUIESCE:
     case PH_DRAIN:
         return pair_lease_end(p);
+    case PH_RELINQUISHED:
+        if (BATON_MUTANT(RELINQUISH_FIRST, true, false) ||
+            BATON_MUTANT(RESUMES_IN_ITS_EPOCH, p->lease_base > p->phase_since, false))
+            return pair_lease_end(p);
+        return 0;
     case PH_FINISH:
         return record_paired(&p->rec) ? pair_lease_end(p) : UINT64_MAX;
     default:
@@ -160,7 +165,7 @@ void pair_on_heartbeat(struct pair *p, const struct pair_event *ev)
     p->peer_wall_base_ms = h->wall_ms - (int64_t)(p->now / MS);
     note_acknowledgement(p, h);
     if (p->rec.version && p->rec.primary == pair_peer(p) && h->epoch == p->rec.epoch) {
-        if (h->serving)
+        if (BATON_MUTANT(ANY_LIFE, true, h->serving))
             p->serving_rx = p->now;
         if (acknowledges(p))
             p->acked_rx = p->now;

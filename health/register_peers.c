@@ -1,6 +1,7 @@
 /* What a voter knows of the others, by looking once a second; the first record ever (protocol 5).
  * Core. */
 #include "health/register_core.h"
+#include "node/base/mutant.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -62,6 +63,7 @@ void reg_on_peeked(struct reg *r, unsigned from, const struct register_msg *m)
     if (m->voting) {
         if (m->record.version > 0)
             reg_hint(r, from, &m->record, m->accepted);
+        BATON_MUTANT(SEEN_IS_A_VOTE, reg_on_accepted(r, m), (void)0);
         return;
     }
     if (!reg_votes(r) || r->writing || r->dirty)

@@ -109,7 +109,7 @@ void reg_accept_self(struct reg *r)
 void reg_on_accepted(struct reg *r, const struct register_msg *m)
 {
     struct op *op = &r->op;
-    if (op->phase == PHASE_ACCEPT && m->nonce == op->nonce &&
+    if (op->phase == PHASE_ACCEPT && BATON_MUTANT(SEEN_IS_A_VOTE, true, m->nonce == op->nonce) &&
         ballot_cmp(m->accepted, op->ballot) == 0)
         finish(r, op->outcome);
 }

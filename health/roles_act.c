@@ -89,7 +89,8 @@ static uint32_t highest_epoch(const struct pair *p)
 static void claim(struct pair *p, enum intent intent, enum warrant warrant, uint64_t cause_at)
 {
     bool keep_peer = intent == FOR_RESTART && !p->alone_wanted;
-    uint32_t above = p->cfg.none ? highest_epoch(p) : fact_seen(p);
+    uint32_t above = p->cfg.none && BATON_MUTANT(EPOCH_USED_AGAIN, false, true) ? highest_epoch(p)
+                                                                                : fact_seen(p);
     if (p->alone_wanted) /* nobody was asked what was used already: as far above as a forced one */
         above = highest_epoch(p) + FORCED_EPOCHS;
     /* While it isn't with the voters, a forced record is replaced by a forced one. */

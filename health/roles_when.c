@@ -194,7 +194,8 @@ bool when_ordered(const struct pair *p)
 /* Since when the record's primary is silent at the longest. */
 uint64_t fact_last_life(const struct pair *p)
 {
-    return later(p->serving_rx ? p->serving_rx : later(p->started, p->rec_since), p->woke);
+    return later(p->serving_rx ? p->serving_rx : later(p->started, p->rec_since),
+                 BATON_MUTANT(OWN_SILENCE, 0, p->woke));
 }
 
 /* Without an arbiter: whether anybody may agree. A primary that is heard, but doesn't serve, votes

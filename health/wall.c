@@ -1,5 +1,6 @@
 /* See wall.h. */
 #include "health/wall.h"
+#include "node/base/mutant.h"
 
 static bool beyond(int64_t skew_ms)
 {
@@ -17,6 +18,6 @@ bool wall_may_expire(const struct pair_view *v, uint64_t serving_ns, uint64_t no
 {
     if (!serving_ns)
         return false;
-    return !wall_apart(v, now_ns, wall_ms) ||
+    return BATON_MUTANT(ANY_CLOCK_EXPIRES, true, !wall_apart(v, now_ns, wall_ms)) ||
            now_ns - serving_ns > WALL_HOLD_MS * UINT64_C(1000000);
 }

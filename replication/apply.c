@@ -80,7 +80,7 @@ bool apply_is_purge(const struct row *r, int64_t *before_ms)
 {
     if (r->type != ROW_OPSTATE || !slice_eq(r->opstate.key, SLICE_LIT("purge")))
         return false;
-    *before_ms = number(r->opstate.value);
+    *before_ms = number(r->opstate.value) + BATON_MUTANT(PURGED_EARLY, 5000, 0);
     return true;
 }
 

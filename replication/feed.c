@@ -154,6 +154,8 @@ static bool hello_fits(struct replica *r, struct slice payload, struct frame_hel
 static bool too_old(const struct replica *r, const struct frame_hello *h)
 {
     const struct primary *p = &r->p;
+    if (BATON_MUTANT(ANY_AGE_IS_MERGED, true, false))
+        return false;
     if (!h->history.n || h->copying || !h->written_ms || !r->cfg.retention_ms ||
         (p->waiting && store_id_eq(&p->waits_for, &h->store)))
         return false;

@@ -110,7 +110,8 @@ bool merge_opstate(const struct row_opstate *a, const struct row_opstate *b,
         uint64_t x = number(a->value), y = number(b->value);
         c = (y > x) - (y < x);
     } else {
-        c = restriction(b->key, b->value) - restriction(a->key, a->value);
+        c = BATON_MUTANT(NEWEST_PAUSE_WINS, 0,
+                         restriction(b->key, b->value) - restriction(a->key, a->value));
         if (!c)
             c = pos_cmp(b->pos, a->pos);
         if (!c)

@@ -12,39 +12,11 @@
 #include <unistd.h>
 
 #include "node/base/log.h"
-#include "node/base/mutant.h"
-#include "sim/sim.h"
+#include "sim/many.h"
 
-enum { FAILURES_MAX = 20, TAIL_LINES = 60, SEED_SECONDS = 60, JOBS_MAX = 16 };
+enum { FAILURES_MAX = 20, TAIL_LINES = 60, SEED_SECONDS = 60 };
 
-enum baton_mutant baton_mutant;
-
-static const struct {
-    const char *name, *text;
-} mutants[] = {{"NONE", ""},
-#define MUTANT_ROW(name, text) {#name, text},
-               BATON_MUTANT_LIST(MUTANT_ROW)
-#undef MUTANT_ROW
-};
-
-struct shared_state { /* with the child */
-    uint64_t seed;    /* under way */
-    uint64_t done;
-    bool failed;
-    char verdict[600];
-    struct counters sum;
-};
-
-struct options {
-    uint64_t from, seeds;
-    unsigned jobs;
-    double seconds; /* 0: no bound */
-    bool trace, all, mutants;
-    const char *dir; /* for traces */
-    struct sim_options run;
-};
-
-static double now_s(void)
+double now_s(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -76,9 +48,8 @@ static void run_many(const struct options *o, struct shared_state *sh, uint64_t 
     }
 }
 
-/* Runs seeds in a child until one fails; 0: all held, 1: sh->seed failed. */
-static bool child_runs(const struct options *o, struct shared_state *sh, uint64_t from, uint64_t to,
-                       double until)
+bool child_runs(const struct options *o, struct shared_state *sh, uint64_t from, uint64_t to,
+                double until)
 {
     sh->failed = false;
     fflush(NULL);
@@ -218,7 +189,7 @@ static void print_sum(const struct shared_state *sh, double took)
            c->purged, c->rejoined, c->doubled_rejoin);
 }
 
-static struct shared_state *share(unsigned n)
+struct shared_state *share(unsigned n)
 {
     struct shared_state *sh =
         mmap(NULL, n * sizeof *sh, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -279,88 +250,6 @@ static int run_seeds(const struct options *o)
     return failed;
 }
 
-static bool needs_etcd(enum baton_mutant m)
-{
-    return m == MUTANT_ETCD_READ_ONLY || m == MUTANT_ETCD_TAG_ONLY ||
-           m == MUTANT_ETCD_BACKUP_FOLLOWED;
-}
-
-/* What only an operator's force reaches is looked for where most seeds know it. */
-static bool needs_force(enum baton_mutant m)
-{
-    switch (m) {
-    case MUTANT_HISTORY_AFTER_REPLY:
-    case MUTANT_SOLO_IS_QUARANTINED:
-    case MUTANT_UNMERGED_KEEP_LSN:
-    case MUTANT_FORCE_FORGOTTEN:
-    case MUTANT_CLAIM_BELOW_SEEN:
-    case MUTANT_FORCED_STORE_OTHER:
-        return true;
-    default:
-        return false;
-    }
-}
-
-/* The seed that notices it, and holds without it; 0: none does. */
-static uint64_t noticed_by(const struct options *o, struct shared_state *sh, enum baton_mutant m)
-{
-    uint64_t to = o->from + o->seeds;
-    char verdict[sizeof sh->verdict];
-    for (uint64_t at = o->from; at < to; at = sh->seed + 1) {
-        baton_mutant = m;
-        if (child_runs(o, sh, at, to, 0))
-            return 0;
-        uint64_t seed = sh->seed;
-        memcpy(verdict, sh->verdict, sizeof verdict);
-        baton_mutant = MUTANT_NONE;
-        bool holds = child_runs(o, sh, seed, seed + 1, 0);
-        sh->seed = seed;
-        memcpy(sh->verdict, verdict, sizeof verdict);
-        if (holds)
-            return seed;
-    }
-    return 0;
-}
-
-/* Every mutant until a seed notices it; one that survives all seeds is a finding. */
-static int run_mutants(const struct options *o)
-{
-    struct shared_state *sh =
-        mmap(NULL, sizeof *sh, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (sh == MAP_FAILED) {
-        perror("mmap");
-        return 1;
-    }
-    int survivors = 0;
-    for (unsigned m = 1; m < MUTANTS; m++) {
-        struct options x = *o;
-        x.run.with_force = o->run.with_force || needs_force((enum baton_mutant)m);
-        x.run.etcd = o->run.etcd || needs_etcd((enum baton_mutant)m);
-        bool survives = noticed_by(&x, sh, (enum baton_mutant)m) == 0;
-        survivors += survives;
-        if (survives)
-            printf("FAIL sim/mutant %s (%s) survives %" PRIu64 " seeds\n", mutants[m].name,
-                   mutants[m].text, o->seeds);
-        else
-            printf("ok sim/mutant %s (%s): seed %" PRIu64 ", %s\n", mutants[m].name,
-                   mutants[m].text, sh->seed, sh->verdict);
-        fflush(stdout);
-    }
-    baton_mutant = MUTANT_NONE;
-    return survivors > 0;
-}
-
-static unsigned mutant_named(const char *name)
-{
-    for (unsigned m = 1; m < MUTANTS; m++)
-        if (strcmp(mutants[m].name, name) == 0)
-            return m;
-    fprintf(stderr, "no mutant %s; there are:\n", name);
-    for (unsigned m = 1; m < MUTANTS; m++)
-        fprintf(stderr, "  %-24s %s\n", mutants[m].name, mutants[m].text);
-    exit(2);
-}
-
 static int trace_one(const struct options *o)
 {
     struct counters c;
@@ -373,7 +262,7 @@ static int trace_one(const struct options *o)
 
 int main(int argc, char **argv)
 {
-    struct options o = {.from = 1, .seeds = 1000, .jobs = 1, .dir = "."};
+    struct options o = {.jobs = 1, .dir = "."};
     log_set_level("error");
     for (int i = 1; i < argc; i++) {
         const char *a = argv[i], *v = i + 1 < argc ? argv[i + 1] : NULL;
@@ -400,7 +289,7 @@ int main(int argc, char **argv)
         else if (strcmp(a, "--mutants") == 0)
             o.mutants = true;
         else if (strcmp(a, "--mutant") == 0 && v)
-            baton_mutant = (enum baton_mutant)mutant_named(argv[++i]);
+            mutant_choose(argv[++i]);
         else if (strcmp(a, "--traces-in") == 0 && v)
             o.dir = argv[++i];
         else {
@@ -416,5 +305,7 @@ int main(int argc, char **argv)
         o.jobs = 1;
     if (o.mutants)
         return run_mutants(&o);
+    o.from = o.from ? o.from : 1;
+    o.seeds = o.seeds ? o.seeds : 1000;
     return o.trace ? trace_one(&o) : run_seeds(&o);
 }

@@ -135,7 +135,9 @@ void rules_dot(struct sim *s, const struct node *n, uint32_t epoch, uint64_t id,
         !record_names(r, other->self, &store_memory_meta(other->disk.store)->id))
         return;
     const struct row_recipient *there = store_memory_recipient(other->disk.store, id, rcpt);
-    if (there && rcpt_terminal(there->state))
+    const struct row_recipient *here = store_memory_recipient(n->disk.store, id, rcpt);
+    /* Merged while the message was on its way: too late for that one. */
+    if (here && !rcpt_terminal(here->state) && there && rcpt_terminal(there->state))
         sim_fail(s, "8 (incident 17)",
                  "node %s sends %llx/%u in epoch %u, and the standby in in_sync holds its outcome",
                  process_name(n->self), ID(id), rcpt, epoch);

@@ -5,6 +5,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "node/base/mutant.h"
 #include "replication/own.h"
 #include "sim/sim.h"
 
@@ -101,7 +102,8 @@ static void storage_fail(struct sim *s, struct node *n, enum disk_fault f)
     if (n->storage.failed)
         return;
     TRACE(s, process_name(n->self), "disk: %s; this store writes nothing any more", what[f]);
-    n->storage.failed = true;
+    /* The driver's part of incident 32: after a failure it writes nothing (storage_uv.c). */
+    n->storage.failed = BATON_MUTANT(FAILED_STORE_GOES_ON, false, true);
     node_mail(s, n, STORAGE_TO_HEALTH, failure_arrives);
     faults_repair_later(s, n);
 }
