@@ -21,6 +21,7 @@
 #include "node/base/log.h"
 #include "node/base/protocol.h"
 #include "node/queue/internal_sqlite.h"
+#include "node/queue/wal_sqlite.h"
 
 enum {
     APPLICATION_ID = 0x42746f6e, /* "Bton" */
@@ -439,8 +440,10 @@ static struct store_sqlite *make(void)
 static bool open_writer(struct store_sqlite *x, const char *path, char *err, size_t n)
 {
     int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
-    if (sqlite3_open_v2(path, &x->db, flags, NULL) != SQLITE_OK) {
-        snprintf(err, n, "%s: %s; check path and permissions", path, sqlite3_errmsg(x->db));
+    const char *vfs = wal_sqlite_vfs();
+    if (!vfs || sqlite3_open_v2(path, &x->db, flags, vfs) != SQLITE_OK) {
+        snprintf(err, n, "%s: %s; check path and permissions", path,
+                 vfs ? sqlite3_errmsg(x->db) : "no VFS");
         return false;
     }
     sqlite3_busy_timeout(x->db, 1000);

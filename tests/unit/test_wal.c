@@ -1,0 +1,144 @@
+/* The write-ahead log as it reaches the disk (node/queue/wal_sqlite.h): gathered, but never behind
+ * a flush, a read or an error. */
+#include <check.h>
+#include <signal.h>
+#include <sqlite3.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "node/queue/wal_sqlite.h"
+
+static char dir[64], path[100], database[100];
+static sqlite3_file *file;
+
+/* A name as SQLite gives it: two zero bytes end its list of parameters. */
+static void open_log(void)
+{
+    static char name[104];
+    snprintf(dir, sizeof dir, "/tmp/baton-wal-XXXXXX");
+    ck_assert_ptr_nonnull(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/a.db-wal", dir);
+    memset(name, 0, sizeof name);
+    memcpy(name, path, strlen(path));
+    /* The log gets the mode of its database. */
+    snprintf(database, sizeof database, "%s/a.db", dir);
+    fclose(fopen(database, "w"));
+    sqlite3_initialize();
+    sqlite3_vfs *vfs = sqlite3_vfs_find(wal_sqlite_vfs());
+    ck_assert_ptr_nonnull(vfs);
+    file = calloc(1, (size_t)vfs->szOsFile);
+    int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_WAL, got;
+    ck_assert_int_eq(vfs->xOpen(vfs, name, file, flags, &got), SQLITE_OK);
+}
+
+static void close_log(void)
+{
+    ck_assert_int_eq(file->pMethods->xClose(file), SQLITE_OK);
+    free(file);
+    unlink(path);
+    unlink(database);
+    rmdir(dir);
+}
+
+static long long on_disk(void)
+{
+    struct stat st;
+    return stat(path, &st) == 0 ? (long long)st.st_size : -1;
+}
+
+static int put(char c, int n, sqlite3_int64 at)
+{
+    static char page[200000];
+    memset(page, c, (size_t)n);
+    return file->pMethods->xWrite(file, page, n, at);
+}
+
+static char byte_at(sqlite3_int64 at)
+{
+    char c = 0;
+    ck_assert_int_eq(file->pMethods->xRead(file, &c, 1, at), SQLITE_OK);
+    return c;
+}
+
+START_TEST(test_a_flush_carries_all_of_it)
+{
+    open_log();
+    ck_assert_int_eq(put('h', 24, 0), SQLITE_OK);
+    ck_assert_int_eq(put('p', 4096, 24), SQLITE_OK);
+    ck_assert_int_eq(put('h', 24, 4120), SQLITE_OK);
+    ck_assert_int_eq(on_disk(), 0); /* gathered */
+    ck_assert_int_eq(file->pMethods->xSync(file, SQLITE_SYNC_NORMAL), SQLITE_OK);
+    ck_assert_int_eq(on_disk(), 4144);
+    ck_assert_int_eq(byte_at(0), 'h');
+    ck_assert_int_eq(byte_at(24), 'p');
+    ck_assert_int_eq(byte_at(4143), 'h');
+    close_log();
+}
+END_TEST
+
+/* What is asked of the file is the answer of all that was written to it, in its order. */
+START_TEST(test_whoever_asks_finds_what_was_written)
+{
+    open_log();
+    sqlite3_int64 size;
+    put('a', 1000, 0);
+    put('b', 10, 500); /* within what is gathered */
+    ck_assert_int_eq(byte_at(499), 'a');
+    ck_assert_int_eq(byte_at(505), 'b');
+    put('c', 10, 2000); /* behind a hole */
+    ck_assert_int_eq(file->pMethods->xFileSize(file, &size), SQLITE_OK);
+    ck_assert_int_eq(size, 2010);
+    put('d', 10, 2010);
+    ck_assert_int_eq(file->pMethods->xTruncate(file, 2015), SQLITE_OK);
+    ck_assert_int_eq(on_disk(), 2015);
+    put('e', 130000, 0); /* more than is ever gathered */
+    put('f', 130000, 130000);
+    ck_assert_int_eq(on_disk(), 260000);
+    for (int i = 0; i < 100; i++)
+        put((char)i, 4096, 4096 * i);
+    file->pMethods->xSync(file, SQLITE_SYNC_NORMAL);
+    for (int i = 0; i < 100; i++)
+        ck_assert_int_eq(byte_at(4096 * i + 4095), i);
+    close_log();
+}
+END_TEST
+
+/* A commit must not succeed because its pages were taken: the flush says what became of them. */
+START_TEST(test_a_write_that_fails_fails_the_flush)
+{
+    open_log();
+    signal(SIGXFSZ, SIG_IGN);
+    struct rlimit before, tight;
+    getrlimit(RLIMIT_FSIZE, &before);
+    tight = before;
+    tight.rlim_cur = 4096;
+    ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &tight), 0);
+    ck_assert_int_eq(put('x', 8192, 0), SQLITE_OK);
+    ck_assert_int_ne(file->pMethods->xSync(file, SQLITE_SYNC_NORMAL), SQLITE_OK);
+    setrlimit(RLIMIT_FSIZE, &before);
+    /* The next transaction writes its own. */
+    ck_assert_int_eq(put('y', 100, 0), SQLITE_OK);
+    ck_assert_int_eq(file->pMethods->xSync(file, SQLITE_SYNC_NORMAL), SQLITE_OK);
+    ck_assert_int_eq(byte_at(99), 'y');
+    close_log();
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("wal");
+    TCase *t = tcase_create("wal");
+    tcase_add_test(t, test_a_flush_carries_all_of_it);
+    tcase_add_test(t, test_whoever_asks_finds_what_was_written);
+    tcase_add_test(t, test_a_write_that_fails_fails_the_flush);
+    suite_add_tcase(s, t);
+    SRunner *r = srunner_create(s);
+    srunner_run_all(r, CK_NORMAL);
+    int failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
