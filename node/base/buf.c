@@ -134,13 +134,15 @@ bool buf_printf(struct buf *b, const char *fmt, ...)
     va_list ap, again;
     va_start(ap, fmt);
     va_copy(again, ap);
-    int n = vsnprintf(NULL, 0, fmt, ap);
+    /* Formatted where there is room already, and only else a second time. */
+    size_t room = b->cap - b->len;
+    int n = vsnprintf(room ? (char *)b->data + b->len : NULL, room, fmt, ap);
     va_end(ap);
     bool ok = n >= 0 && buf_reserve(b, (size_t)n + 1);
-    if (ok) {
+    if (ok && (size_t)n >= room)
         vsnprintf((char *)b->data + b->len, (size_t)n + 1, fmt, again);
+    if (ok)
         b->len += (size_t)n;
-    }
     va_end(again);
     return ok;
 }

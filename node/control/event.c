@@ -3,7 +3,6 @@
 #include "node/control/event.h"
 
 #include <assert.h>
-#include <inttypes.h>
 
 #include "node/control/text.h"
 
@@ -31,6 +30,14 @@ static bool field(struct buf *out, const char *name, struct slice value)
     return key(out, name) && (value.n ? text_json_string(out, value) : buf_append_str(out, "null"));
 }
 
+static bool delay(struct buf *out, uint64_t ms)
+{
+    const char fraction[] = {'.', (char)('0' + ms / 100 % 10), (char)('0' + ms / 10 % 10),
+                             (char)('0' + ms % 10)};
+    return buf_append_str(out, ",\"delay_s\":") && buf_append_u64(out, ms / 1000) &&
+           buf_append(out, fraction, sizeof fraction);
+}
+
 bool event_line(struct buf *out, const struct event *ev, int64_t wall_ms, char node, uint32_t epoch)
 {
     char when[32], id[17];
@@ -47,8 +54,8 @@ bool event_line(struct buf *out, const struct event *ev, int64_t wall_ms, char n
     if (ev->delay_ms < 0)
         ok = ok && buf_append_str(out, ",\"delay_s\":null");
     else
-        ok = ok && buf_printf(out, ",\"delay_s\":%" PRId64 ".%03" PRId64, ev->delay_ms / 1000,
-                              ev->delay_ms % 1000);
-    return ok && field(out, "tls", ev->tls) &&
-           buf_printf(out, ",\"node\":\"%c\",\"epoch\":%" PRIu32 "}\n", node, epoch);
+        ok = ok && delay(out, (uint64_t)ev->delay_ms);
+    return ok && field(out, "tls", ev->tls) && buf_append_str(out, ",\"node\":\"") &&
+           buf_append(out, &node, 1) && buf_append_str(out, "\",\"epoch\":") &&
+           buf_append_u64(out, epoch) && buf_append_str(out, "}\n");
 }

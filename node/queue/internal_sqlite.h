@@ -39,6 +39,7 @@ enum statement {
     ST_RECIPIENT_CLASS,
     ST_RECIPIENT_CLASSES,
     ST_RECIPIENT_EACH,
+    ST_HIGHEST,
     ST_RECIPIENT_NOTED,
     ST_RECIPIENT_CHANGES,
     ST_RECIPIENT_MARKED,
@@ -93,9 +94,13 @@ struct store_sqlite {
         uint64_t id; /* 0: none */
         uint32_t index;
         unsigned class;
-    } seen;             /* by the last get() of a recipient in this transaction */
-    struct buf scratch; /* the row of the last get() */
-    struct buf encoded; /* meta on its way to disk */
+    } seen; /* by the last get() of a recipient in this transaction */
+    struct {
+        bool known;
+        int64_t recipient, chunk; /* as SQLite orders ids */
+    } highest;                    /* ids of which there may be such rows: what is above has none */
+    struct buf scratch;           /* the row of the last get() */
+    struct buf encoded;           /* meta on its way to disk */
     int wal_pages;
     uint64_t orphans_id; /* chunks without a message were looked for up to here; 0: none yet */
 };

@@ -32,6 +32,31 @@ static enum message_class column_class(sqlite3_stmt *st)
                     sqlite3_column_int64(st, 3));
 }
 
+/* Ids grow, so most of what is asked about a new message needs no look at the disk. Rows that went
+ * leave the mark where it is, which costs a look and no more. */
+static int find_highest(struct store_sqlite *x)
+{
+    if (x->highest.known)
+        return STORE_OK;
+    sqlite3_stmt *st = sqlite_statement(x, ST_HIGHEST);
+    if (!st)
+        return STORE_IO;
+    int rc = sqlite3_step(st);
+    x->highest.known = rc == SQLITE_ROW;
+    int64_t *mark[] = {&x->highest.recipient, &x->highest.chunk};
+    for (int i = 0; x->highest.known && i < 2; i++)
+        *mark[i] =
+            sqlite3_column_type(st, i) == SQLITE_NULL ? INT64_MIN : sqlite3_column_int64(st, i);
+    sqlite3_reset(st);
+    return sqlite_error(rc);
+}
+
+static void note_id(int64_t *highest, uint64_t id)
+{
+    if ((int64_t)id > *highest)
+        *highest = (int64_t)id;
+}
+
 struct tally *sqlite_tally(struct store_sqlite *x, uint64_t id, int *err)
 {
     struct tally *t = &x->tallies[(id ^ id >> 40) % TALLIES];
@@ -39,6 +64,13 @@ struct tally *sqlite_tally(struct store_sqlite *x, uint64_t id, int *err)
     if (id && t->id == id)
         return t;
     memset(t, 0, sizeof *t);
+    *err = find_highest(x);
+    if (*err)
+        return NULL;
+    if ((int64_t)id > x->highest.recipient) {
+        t->id = id;
+        return t;
+    }
     sqlite3_stmt *st = sqlite_statement(x, ST_RECIPIENT_CLASSES);
     if (!st) {
         *err = STORE_IO;
@@ -124,6 +156,9 @@ static void bind_message_rest(sqlite3_stmt *st, const struct row_message *m)
 
 static int delete_chunks(struct store_sqlite *x, uint64_t id)
 {
+    int err = find_highest(x);
+    if (err || (int64_t)id > x->highest.chunk)
+        return err;
     sqlite3_stmt *st = sqlite_statement(x, ST_CHUNK_DELETE);
     if (!st)
         return STORE_IO;
@@ -219,6 +254,7 @@ static int put_recipient(struct store_sqlite *x, const struct row_recipient *p, 
         return err;
     unsigned from = CLASSES + 1; /* not here yet */
     uint32_t here = 0;
+    note_id(&x->highest.recipient, p->id);
     for (unsigned i = 0; i <= CLASSES; i++)
         here += t->n[i];
     /* They come in order with their message: whose index is beyond those that are here is new. */
@@ -249,8 +285,10 @@ static int put_chunk(struct store_sqlite *x, const struct row_chunk *c, int mark
     if (done || sqlite_error(rc))
         return sqlite_error(rc);
     st = sqlite_statement(x, ST_CHUNK_PUT);
-    if (!st)
-        return STORE_IO;
+    int err = find_highest(x);
+    if (!st || err)
+        return err ? err : STORE_IO;
+    note_id(&x->highest.chunk, c->id);
     sqlite3_bind_int64(st, 1, (int64_t)c->id);
     sqlite3_bind_int64(st, 2, c->index);
     sqlite3_bind_int64(st, 3, c->pos.epoch);

@@ -61,6 +61,7 @@ static const char *const text[STATEMENTS] = {
     [ST_RECIPIENT_CLASS] =
         "SELECT state,held,in_doubt,attempts FROM recipient WHERE id=?1 AND idx=?2",
     [ST_RECIPIENT_CLASSES] = "SELECT state,held,in_doubt,attempts FROM recipient WHERE id=?1",
+    [ST_HIGHEST] = "SELECT (SELECT max(id) FROM recipient),(SELECT max(id) FROM chunk)",
     [ST_RECIPIENT_EACH] = "SELECT " RECIPIENT_COLUMNS " FROM recipient WHERE id=?1 ORDER BY idx",
     [ST_RECIPIENT_NOTED] =
         "SELECT " RECIPIENT_COLUMNS " FROM recipient INDEXED BY recipient_in_doubt "

@@ -1,8 +1,6 @@
 /* See header.h. */
 #include "node/smtp/header.h"
 
-#include <inttypes.h>
-
 void header_begin(struct header_scan *h)
 {
     memset(h, 0, sizeof *h);
@@ -104,23 +102,47 @@ static bool put_helo(struct buf *out, struct slice helo)
     return ok;
 }
 
+/* Each message has these lines, so they are put together without printf. */
+static bool put_all(struct buf *out, const char *const *text)
+{
+    bool ok = true;
+    for (; ok && *text; text++)
+        ok = buf_append_str(out, *text);
+    return ok;
+}
+
+static const char *hex(char out[17], uint64_t value, unsigned digits)
+{
+    unsigned n = 16;
+    out[16] = 0;
+    do {
+        out[--n] = "0123456789abcdef"[value & 15];
+        value >>= 4;
+    } while (value || n > 16 - digits);
+    return out + n;
+}
+
 bool header_prefix(struct buf *out, const struct header_scan *h, const struct header_origin *o)
 {
+    char id_hex[17], when_hex[17];
+    const char *id = hex(id_hex, o->id, 16), *when = hex(when_hex, (uint64_t)o->wall_ms, 1);
     const char *kind = strchr(o->peer, ':') ? "IPv6:" : "";
     bool ok = buf_append_str(out, "Received: from ") && put_helo(out, o->helo) &&
-              buf_printf(out, " ([%s%s])\r\n\tby %s (Baton) with %s id %016" PRIx64, kind, o->peer,
-                         o->hostname, header_with(o->esmtp, o->tls[0], o->auth, o->utf8), o->id);
+              put_all(out, (const char *const[]){" ([", kind, o->peer, "])\r\n\tby ", o->hostname,
+                                                 " (Baton) with ",
+                                                 header_with(o->esmtp, o->tls[0], o->auth, o->utf8),
+                                                 " id ", id, NULL});
     if (ok && o->tls[0])
         ok = buf_printf(out, "\r\n\t(using %s)", o->tls);
     if (ok && o->only_rcpt.n)
         ok = buf_append_str(out, "\r\n\tfor <") && buf_append_slice(out, o->only_rcpt) &&
              buf_append_str(out, ">");
-    ok = ok && buf_printf(out, ";\r\n\t%s\r\n", o->date);
+    ok = ok && put_all(out, (const char *const[]){";\r\n\t", o->date, "\r\n", NULL});
     if (ok && !h->date)
-        ok = buf_printf(out, "Date: %s\r\n", o->date);
+        ok = put_all(out, (const char *const[]){"Date: ", o->date, "\r\n", NULL});
     if (ok && !h->message_id)
-        ok = buf_printf(out, "Message-ID: <%016" PRIx64 ".%" PRIx64 "@%s>\r\n", o->id,
-                        (uint64_t)o->wall_ms, o->hostname);
+        ok = put_all(out, (const char *const[]){"Message-ID: <", id, ".", when, "@", o->hostname,
+                                                ">\r\n", NULL});
     /* Text that has no header of its own must not become part of ours. */
     if (ok && h->none)
         ok = buf_append_str(out, "\r\n");
