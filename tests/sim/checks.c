@@ -247,6 +247,9 @@ bool books_spare(struct sim *s, unsigned node)
         if (b->copy[i].acked && (b->copy[i].away || b->split) &&
             !books_holds(s->node[1 - node].disk.store, &b->copy[i]))
             return false;
+    for (unsigned i = 0; i < b->n_copies; i++)
+        if (b->copy[i].held && !orders_hold(&s->node[1 - node], &b->copy[i]))
+            return false;
     return operator_holds(s, 1 - node);
 }
 
@@ -381,8 +384,10 @@ void books_check(struct sim *s)
     for (unsigned i = 0; i < b->n_copies && !s->failed; i++)
         if (b->copy[i].acked && !b->copy[i].excused)
             check_copy(s, &b->copy[i], required, "any more");
-    if (!b->forced && !s->node[0].disk.lost_at && !s->node[1].disk.lost_at)
+    if (!b->forced && !s->node[0].disk.lost_at && !s->node[1].disk.lost_at) {
         operator_check(s, required);
+        orders_check(s, required);
+    }
 }
 
 /* --- invariant 5 --- */
@@ -467,6 +472,8 @@ static bool has_bounce(struct sim *s, const struct store *st, const struct copy 
         if (!c->bounce || c->parent != parent->id || c->message != index)
             continue;
         const struct row_recipient *x = store_memory_recipient(st, c->id, 0);
+        if (x && x->state == RCPT_CANCELLED && c->cancelled)
+            return true;
         if (x &&
             (x->state == RCPT_DELIVERED || x->state == RCPT_FAILED || x->state == RCPT_EXPIRED))
             return true;
@@ -499,6 +506,8 @@ static void check_end(struct sim *s, const struct store *st, struct copy *c)
         else if (c->hold && x->state == RCPT_QUEUED && x->held & HELD_IN_DOUBT)
             continue;
         else if (c->was_away && !c->bounce && x->state == RCPT_SUPERSEDED && has_twin(s, st, c, i))
+            continue;
+        else if (x->state == RCPT_CANCELLED && c->cancelled)
             continue;
         else if (x->state == RCPT_DELIVERED ? !k->accepted
                                             : x->state != RCPT_FAILED && x->state != RCPT_EXPIRED)

@@ -166,6 +166,7 @@ static void start(struct sim *s, struct node *n, struct delivery_conn *c, const 
     const struct copy *x = books_find(s, p->id);
     if (!x->bounce)
         operator_starts(s, n, x->message);
+    orders_starts(s, n, x);
     struct task *t = sim_at_thread(s, s->now + rng_skewed(&s->rng, MS, s->plan.transaction_max),
                                    n->self, T_RELAY, dot);
     t->a = c->serial;

@@ -165,7 +165,10 @@ static void one_fault(struct sim *s, enum fault_kind kind)
         harm_crash(s, self);
         break;
     case F_CRASH_STEP:
-        harm_crash_at_step(s, self);
+        if (rng_chance(&s->rng, 0.25))
+            harm_witness_crash_at_step(s);
+        else
+            harm_crash_at_step(s, self);
         break;
     case F_PAUSE:
         process_pause(s, (unsigned)rng_below(&s->rng, PROCESSES), s->now + ms(s, 20, 6000));
@@ -226,6 +229,12 @@ static void one_fault(struct sim *s, enum fault_kind kind)
     case F_OPERATOR:
         harm_operator(s);
         break;
+    case F_QUEUE:
+        orders_draw(s);
+        break;
+    case F_WITNESS_BACKUP:
+        harm_witness_backup(s);
+        break;
     case F_ROLLBACK:
     case F_CLONE:
         harm_rollback(s, self, kind);
@@ -279,6 +288,7 @@ void faults_end(struct sim *s)
         n->disk_fault = DISK_OK;
         n->voter_fault = false;
         n->crash_after_steps = 0;
+        s->witness.crash_after_steps = 0;
         n->wall_offset_ms = (int64_t)rng_below(&s->rng, 2000) - 1000;
         if (!n->up && s->plan.out != i)
             node_start(s, i);

@@ -185,6 +185,60 @@ void harm_witness_back(struct sim *s, struct task *t)
     witness_start(s);
 }
 
+/* The witness has one kind of durable step: its row, before each promise and each vote. */
+void harm_witness_crash_at_step(struct sim *s)
+{
+    s->witness.crash_after_steps = (unsigned)rng_range(&s->rng, 1, 8);
+    s->witness.crash_before = rng_chance(&s->rng, 0.5);
+}
+
+/* Does no vote depend on what the witness remembers beside one node alone? Both nodes have accepted
+ * the record that counts and promised what the witness has promised, nothing above is on its way,
+ * and nobody waits for a vote. */
+static bool votes_without_witness(const struct sim *s)
+{
+    const struct books *b = &s->books;
+    if (s->none || s->etcd || b->chosen < 0 || b->split)
+        return false;
+    const struct accept_log *a = &b->accepts[b->chosen];
+    for (unsigned i = 0; i < NODES; i++) {
+        const struct node *n = &s->node[i];
+        if (!n->disk.voter.voting || n->disk.voter.record.tag != a->record.tag ||
+            ballot_cmp(n->disk.voter.promised, s->witness.voter.promised) < 0 ||
+            (n->up && register_busy(n->reg)))
+            return false;
+    }
+    for (unsigned i = 0; i < b->n_accepts; i++)
+        if (!b->accepts[i].chosen && ballot_cmp(b->accepts[i].ballot, a->ballot) > 0)
+            return false;
+    return true;
+}
+
+/* The first time a copy of its file is made, the next time it is put back. baton-witness(8) says
+ * "never"; what is promised all the same is that nothing is lost while both nodes hold the record
+ * that counts. A node that is away as well would be the second failure. */
+void harm_witness_backup(struct sim *s)
+{
+    struct witness *w = &s->witness;
+    if (!w->backup.record.version) {
+        if (w->has_voter && w->voter.voting)
+            w->backup = w->voter;
+        return;
+    }
+    if (!votes_without_witness(s)) {
+        s->count.backups_refused++;
+        return;
+    }
+    TRACE(s, "witness", "gets an older state of its file, of version %llu",
+          (unsigned long long)w->backup.record.version);
+    s->count.effect[F_WITNESS_BACKUP]++;
+    witness_crash(s);
+    w->voter = w->backup;
+    w->has_voter = true;
+    w->backup.record.version = 0;
+    sim_at(s, s->now + ms(s, 10, 4000), NOBODY, harm_witness_back);
+}
+
 void harm_witness_down(struct sim *s)
 {
     if (!s->witness.up)

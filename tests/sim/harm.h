@@ -13,6 +13,8 @@ void harm_clock(struct sim *s, unsigned self);
 void harm_empty_voter(struct sim *s);
 void harm_empty_store(struct sim *s, unsigned self);
 void harm_witness_down(struct sim *s);
+void harm_witness_backup(struct sim *s);
+void harm_witness_crash_at_step(struct sim *s);
 void harm_witness_back(struct sim *s, struct task *t);
 void harm_order(struct sim *s, unsigned self, enum fault_kind kind);    /* F_SWITCHOVER, … */
 void harm_rollback(struct sim *s, unsigned self, enum fault_kind kind); /* F_ROLLBACK, F_CLONE */

@@ -3,7 +3,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
-#include "sim/sim.h"
+#include "sim/harm.h"
 
 enum { TICK_MS = 20, DATAGRAM_HEARTBEAT = 1, DATAGRAM_REGISTER = 2 };
 
@@ -135,12 +135,23 @@ static void row_written(struct sim *s, struct task *t)
 static void witness_row_written(struct sim *s, struct task *t)
 {
     struct voter_state *row = t->p;
-    struct voter_state before = s->witness.voter;
-    s->witness.voter = *row;
-    s->witness.has_voter = true;
-    books_voter(s, WITNESS, &before, row);
+    struct witness *w = &s->witness;
+    bool dies = w->crash_after_steps && !--w->crash_after_steps;
+    if (!dies || !w->crash_before) {
+        struct voter_state before = w->voter;
+        w->voter = *row;
+        w->has_voter = true;
+        books_voter(s, WITNESS, &before, row);
+    }
     free(row);
-    register_persisted(s->witness.reg, true, s->now);
+    if (!dies) {
+        register_persisted(w->reg, true, s->now);
+        return;
+    }
+    TRACE(s, "witness", "dies %s a write of its row", w->crash_before ? "before" : "behind");
+    s->count.effect[F_CRASH_STEP]++;
+    witness_crash(s);
+    sim_at(s, s->now + rng_skewed(&s->rng, 10 * MS, 4 * SEC), NOBODY, harm_witness_back);
 }
 
 static void post_later(struct sim *s, struct task *t)

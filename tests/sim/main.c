@@ -145,6 +145,8 @@ static void print_faults(const struct counters *c)
         [F_OPERATOR] = {"operator's word", "answered"},
         [F_ROLLBACK] = {"store rolled back", "stores"},
         [F_CLONE] = {"store used elsewhere", "ids given out twice"},
+        [F_QUEUE] = {"order about a message", "answered"},
+        [F_WITNESS_BACKUP] = {"witness from a backup", "put back"},
         [F_FORCE] = {"failover --force", "done"},
     };
     printf("faults, as ordered / what they did:\n");

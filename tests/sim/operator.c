@@ -131,6 +131,8 @@ static void end_it(struct sim *s, struct task *t)
         struct node *n = &s->node[i];
         bool serves = n->up && n->relay.epoch && n->gate;
         served |= serves;
+        if (serves)
+            orders_end(s, n);
         for (unsigned k = 0; serves && k < OPERATOR_KEYS; k++)
             if (restricted(n->disk.store, k))
                 submit(s, n, k, false);

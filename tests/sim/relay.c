@@ -95,6 +95,8 @@ static void released(struct sim *s, struct node *n, struct op *op)
         clients_reply(s, op->session, true);
     } else if (op->kind == OP_STATE) {
         operator_answered(s, n, op);
+    } else if (op->kind == OP_SELECT) {
+        orders_answered(s, n, op);
     } else if (op->kind == OP_OUTCOME) {
         deliver_settled(s, n, op);
     } else if (op->kind == OP_NOTE) {

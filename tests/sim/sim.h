@@ -12,6 +12,7 @@
 #include "health/register.h"
 #include "health/register_etcd.h"
 #include "node/delivery/dot.h"
+#include "node/queue/selector.h"
 #include "replication/replica.h"
 #include "sim/rng.h"
 #include "sim/store_memory.h"
@@ -74,19 +75,21 @@ enum fault_kind {
     F_EMPTY_STORE,
     F_SWITCHOVER,
     F_FAILOVER,
-    F_WRITE,        /* a transaction, or a write of the voter's row, fails */
-    F_FSYNC,        /* a commit fails: it may be there after a restart */
-    F_FULL,         /* below the reserve, sometimes really full; sometimes both disks */
-    F_STALL,        /* a disk doesn't answer for a while */
-    F_THREAD,       /* the relay's or replication's thread doesn't run for a while */
-    F_SLOW_PEER,    /* a machine whose threads answer each other late */
-    F_CLOCK,        /* a wall clock jumps */
-    F_LATE_WITNESS, /* it answers seconds late */
-    F_STOP,         /* a clean stop */
-    F_OPERATOR,     /* a campaign is paused or resumed, takeover turned off or on */
-    F_ROLLBACK,     /* a store becomes what it was some time ago */
-    F_CLONE,        /* the same, and it has been used elsewhere meanwhile */
-    F_FORCE,        /* an operator takes the other for dead; few seeds know it */
+    F_WRITE,          /* a transaction, or a write of the voter's row, fails */
+    F_FSYNC,          /* a commit fails: it may be there after a restart */
+    F_FULL,           /* below the reserve, sometimes really full; sometimes both disks */
+    F_STALL,          /* a disk doesn't answer for a while */
+    F_THREAD,         /* the relay's or replication's thread doesn't run for a while */
+    F_SLOW_PEER,      /* a machine whose threads answer each other late */
+    F_CLOCK,          /* a wall clock jumps */
+    F_LATE_WITNESS,   /* it answers seconds late */
+    F_STOP,           /* a clean stop */
+    F_OPERATOR,       /* a campaign is paused or resumed, takeover turned off or on */
+    F_ROLLBACK,       /* a store becomes what it was some time ago */
+    F_CLONE,          /* the same, and it has been used elsewhere meanwhile */
+    F_QUEUE,          /* an operator holds, releases, retries or cancels a message */
+    F_WITNESS_BACKUP, /* the witness gets an older state of its file */
+    F_FORCE,          /* an operator takes the other for dead; few seeds know it */
     F_KINDS
 };
 struct plan {
@@ -151,7 +154,7 @@ void net_free(struct sim *s);
 bool net_waits(const struct sim *s, unsigned to, unsigned from);
 
 /* --- storage.c: the storage thread and its reader --- */
-enum op_kind { OP_ADD, OP_OUTCOME, OP_RELEASE_DUE, OP_NOTE, OP_STATE, OP_PURGE };
+enum op_kind { OP_ADD, OP_OUTCOME, OP_RELEASE_DUE, OP_NOTE, OP_STATE, OP_PURGE, OP_SELECT };
 enum op_fate { OP_DURABLE, OP_NOT_PRIMARY, OP_FAILED /* unknown */ };
 struct op {
     struct op *next;
@@ -165,7 +168,9 @@ struct op {
     unsigned session; /* who waits */
     enum op_fate fate;
     struct pos pos;
-    bool noted; /* NOTE: the row stands as it was wanted */
+    enum select_action action; /* SELECT: of that message's recipients */
+    uint64_t said;             /* SELECT: which word of the operator this is */
+    bool noted;                /* NOTE: the row stands as it was wanted */
     bool written;
 };
 void op_free(struct op *op);
@@ -359,6 +364,7 @@ struct rcpt_book {
     bool newest_accepted, newest_rejected; /* by the receiver */
     bool reply_seen, reply_lost;
     bool listed; /* since then, on some store, as in doubt */
+    bool let_go; /* an operator released what was in doubt: it may go out again */
     uint64_t noted_at;
     uint64_t known_at[NODES]; /* on that store since: its note, in doubt, or the end; 0: nothing */
     uint32_t epoch;
@@ -375,6 +381,9 @@ struct copy { /* one message id */
     bool away; /* a forced takeover left it behind, or a store lost it with its end: on some store
                   it must be all the same */
     bool was_away, purged;
+    uint64_t said;          /* the newest order about this message */
+    bool held;              /* by an order that was answered */
+    bool cancelled, let_go; /* by some order, answered or not */
     struct rcpt_book rcpt[MESSAGE_RCPTS];
 };
 struct accept_log {
@@ -424,6 +433,7 @@ struct counters {
     uint64_t takeovers, crashes, faults, quarantined, superseded, emptied, excused, epochs;
     uint64_t virtual_ns, events, drops, take_backs, forced, doubled_forced;
     uint64_t expired, doubled_lost_store, doubled_rejoin, purged, rejoined;
+    uint64_t cancelled, backups_refused;
     uint64_t rest[PROCESSES + 1]; /* who stayed down at first when the faults had ended */
     uint64_t injected[F_KINDS], effect[F_KINDS]; /* of each kind: how often, and what it did */
     uint64_t etcd_runs, etcd_losses, etcd_put_back;
@@ -544,6 +554,14 @@ bool operator_needed(const struct sim *s);           /* automatic takeover is of
 void operator_rejoin(struct sim *s, struct node *n); /* looks whether a word is waited for */
 void storage_tells_takeover(struct sim *s, struct node *n, bool on); /* storage.c */
 
+/* --- orders.c: an operator and single messages --- */
+void orders_draw(struct sim *s);
+void orders_answered(struct sim *s, struct node *n, const struct op *op);
+bool orders_hold(const struct node *n, const struct copy *c); /* every row of it says so */
+void orders_check(struct sim *s, const bool required[NODES]);
+void orders_starts(struct sim *s, struct node *n, const struct copy *c);
+void orders_end(struct sim *s, struct node *n); /* what is held is let go */
+
 /* --- faults.c --- */
 void plan_draw(struct sim *s);
 void faults_start(struct sim *s);
@@ -559,6 +577,9 @@ struct witness {
     bool has_voter;
     struct reg *reg;
     uint64_t last, late_until;
+    struct voter_state backup;  /* version 0: none was made */
+    unsigned crash_after_steps; /* 0: none */
+    bool crash_before;
 };
 void witness_start(struct sim *s);
 void witness_crash(struct sim *s);

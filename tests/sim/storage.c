@@ -338,6 +338,23 @@ static int release_due(struct own *o, int64_t ahead_ms)
     return err;
 }
 
+/* node/queue/writer_uv.c, write_selected(): the rows of one message. */
+static int write_selected(struct own *o, const struct op *op)
+{
+    const struct selector all = {.all = true};
+    uint32_t total = 0, open = 0;
+    int err = o->store->ops->count_recipients(o->store, op->copy_id, &total, &open);
+    for (uint32_t i = 0; i < total && !err; i++) {
+        struct row key = {.type = ROW_RECIPIENT, .recipient = {.id = op->copy_id, .index = i}}, row;
+        err = o->store->ops->get(o->store, &key, &row, NULL);
+        if (!err && selector_apply(op->action, &all, &row.recipient, o->wall_ms))
+            err = own_put(o, &row);
+        if (!err && op->action == SELECT_CANCEL)
+            err = own_finish(o, op->copy_id);
+    }
+    return err;
+}
+
 /* Beyond the longest retry and the quarantine (deliver.c, plan_draw). */
 enum { AHEAD_MS = 15000 };
 
@@ -351,6 +368,7 @@ static int write_op(struct own *o, struct op *op)
 {
     int err = op->kind == OP_RELEASE_DUE ? release_due(o, AHEAD_MS)
               : op->kind == OP_NOTE      ? put_note(o, op)
+              : op->kind == OP_SELECT    ? write_selected(o, op)
                                          : put_rows(o, op);
     for (unsigned i = 0; op->kind == OP_ADD && i < op->n_rows && !err; i++)
         if (op->row[i].type == ROW_MESSAGE)
