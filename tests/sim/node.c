@@ -99,6 +99,8 @@ void process_pause(struct sim *s, unsigned process, uint64_t until)
     TRACE(s, process_name(process), "is frozen for %.3f s", (double)(until - s->now) / 1e9);
     *paused = true;
     *at = until;
+    if (process != WITNESS)
+        s->node[process].frozen_for = (uint64_t)((double)(until - s->now) * s->node[process].rate);
 }
 
 bool node_dies_here(struct sim *s, struct node *n, bool *done)

@@ -86,7 +86,9 @@ void rules_register(struct sim *s, const struct node *n, const struct pair_event
 
 void rules_claim(struct sim *s, const struct node *n, const struct pair_effect *fx)
 {
-    if (fx->warrant != WARRANT_SILENT || fx->record.primary != n->self)
+    /* A moment's standstill isn't told from a busy machine (pair.c, woke). */
+    if (fx->warrant != WARRANT_SILENT || fx->record.primary != n->self ||
+        n->frozen_for <= s->plan.takeover_after / 2)
         return;
     if (net_waits(s, n->self, 1 - n->self))
         sim_fail(s, "9 (incident 24)",
@@ -115,6 +117,8 @@ void rules_attached(struct sim *s, const struct node *n, const struct store_id *
 {
     const struct node *other = &s->node[1 - n->self];
     const struct store_meta *m = store_memory_meta(other->disk.store);
+    if (!other->up) /* it may have got another disk since */
+        return;
     if (!n->acked_epoch || !store_id_eq(store, &n->acked_store) || !store_id_eq(store, &m->id))
         return;
     if (m->end.epoch <= n->acked_epoch && m->end.lsn < n->acked)

@@ -279,7 +279,7 @@ struct node {
     struct disk disk;
     bool up, paused;
     uint32_t life;
-    uint64_t pause_until, started_at, crashed_at, emptied_at;
+    uint64_t pause_until, frozen_for, started_at, crashed_at, emptied_at;
     uint64_t notes_at; /* the newest NOTE came */
     uint64_t clock_base, clock_from;
     double rate;
