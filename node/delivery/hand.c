@@ -22,8 +22,9 @@ void hand_free(struct hand *h)
 
 static size_t home(const struct hand *h, uint64_t id, uint32_t index)
 {
-    uint64_t x = (id ^ ((uint64_t)index << 40)) * 0x9e3779b97f4a7c15u;
-    return (size_t)(x >> 20) & (h->cap - 1);
+    /* A message has up to a thousand recipients: their indexes must reach the low bits, too. */
+    uint64_t x = (id * 0x9e3779b97f4a7c15u + index) * 0x9e3779b97f4a7c15u;
+    return (size_t)(x >> 32) & (h->cap - 1);
 }
 
 static size_t find(const struct hand *h, uint64_t id, uint32_t index)

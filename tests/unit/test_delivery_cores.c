@@ -372,6 +372,26 @@ START_TEST(test_hand_against_a_plain_table)
 }
 END_TEST
 
+/* Thousands of recipients of few messages: each is found after a few looks, not after all others of
+ * its message. */
+START_TEST(test_hand_keeps_recipients_of_one_message_apart)
+{
+    enum { IDS = 16, INDEXES = 1000 };
+    struct hand h;
+    hand_init(&h);
+    for (unsigned id = 1; id <= IDS; id++)
+        for (uint32_t index = 0; index < INDEXES; index++)
+            ck_assert(hand_add(&h, MESSAGE_ID(2, id), index));
+    size_t run = 0, longest = 0;
+    for (size_t i = 0; i < h.cap; i++) {
+        run = h.slot[i].used ? run + 1 : 0;
+        longest = run > longest ? run : longest;
+    }
+    ck_assert_uint_lt(longest, 100);
+    hand_free(&h);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("delivery cores");
@@ -388,6 +408,7 @@ int main(void)
     tcase_add_test(t, test_delay_and_success_notifications);
     tcase_add_test(t, test_who_is_told);
     tcase_add_test(t, test_hand_against_a_plain_table);
+    tcase_add_test(t, test_hand_keeps_recipients_of_one_message_apart);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);
