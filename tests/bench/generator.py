@@ -1,4 +1,5 @@
 """The load: Postfix's smtp-source in front of a contender and its smtp-sink behind."""
+import contextlib
 import pwd
 import subprocess
 import time
@@ -8,14 +9,29 @@ from contenders import Failure, can_connect, wait_until
 LIMIT_S = 240  # for one measurement
 
 
-def load(contender, messages, size, args):
-    """Seconds until all were accepted, and until all were in the sink."""
+def start_sink(contender, *options):
     port = contender.sink_port
     user = next(u for u in ("postfix", "nobody") if any(p.pw_name == u for p in pwd.getpwall()))
-    sink = subprocess.Popen(["smtp-sink", "-u", user, "-M", str(messages), f"127.0.0.1:{port}", "1000"],
+    sink = subprocess.Popen(["smtp-sink", "-u", user, *options, f"127.0.0.1:{port}", "1000"],
                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until("smtp-sink listens", lambda: can_connect("127.0.0.1", port), 10)
+    return sink
+
+
+@contextlib.contextmanager
+def endless_sink(contender):
+    sink = start_sink(contender)
     try:
-        wait_until("smtp-sink listens", lambda: can_connect("127.0.0.1", port), 10)
+        yield
+    finally:
+        sink.kill()
+        sink.wait()
+
+
+def load(contender, messages, size, args):
+    """Seconds until all were accepted, and until all were in the sink."""
+    sink = start_sink(contender, "-M", str(messages))
+    try:
         begin = time.monotonic()
         host, in_port = contender.address
         source = subprocess.run(

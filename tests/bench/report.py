@@ -5,14 +5,15 @@ import statistics
 import subprocess
 
 FIGURES = ("accepted_per_s", "end_to_end_per_s", "cpu_us", "memory_mib", "written_kib", "flushes")
+WAITS = ("dot_p50_ms", "dot_p99_ms", "flush_p50_ms", "flush_p99_ms")  # only with --latency
 HEADS = ("accepted/s", "end to end/s", "CPU us", "MiB", "KiB written", "flushes")
 
 
 def medians(samples):
     """Of each figure; None where a round has none."""
     out = {}
-    for f in FIGURES:
-        values = [s[f] for s in samples if s[f] is not None]
+    for f in (*FIGURES, *WAITS):
+        values = [s[f] for s in samples if s.get(f) is not None]
         out[f] = statistics.median(values) if values else None
     return out
 
@@ -39,13 +40,25 @@ def table(found, contenders, sizes, base="postfix"):
     return "\n".join(lines)
 
 
+def waits(found, contenders, sizes):
+    """Of whom it was measured: a pair that waits for two flushes and a round trip shows in the ratio."""
+    lines = [f"{'':9}{'bytes':>8}{'dot to 250: p50':>17}{'p99':>9}{'raw flush: p50':>17}{'p99':>9}   (ms, at half load)"]
+    for size in sizes:
+        for name in contenders:
+            m = medians(found.get((name, size), []))
+            if m["dot_p50_ms"] is not None:
+                lines.append(f"{name:9}{size:8}{m['dot_p50_ms']:17.2f}{m['dot_p99_ms']:9.2f}"
+                             f"{m['flush_p50_ms']:17.2f}{m['flush_p99_ms']:9.2f}")
+    return "\n".join(lines)
+
+
 def write_csv(path, found, about):
     with open(path, "w", newline="") as f:
         out = csv.writer(f)
-        out.writerow(["contender", "bytes", "round", *about, *FIGURES])
+        out.writerow(["contender", "bytes", "round", *about, *FIGURES, *WAITS])
         for (name, size), samples in found.items():
             for i, s in enumerate(samples, 1):
-                out.writerow([name, size, i, *about.values(), *(show(s[k], 3) for k in FIGURES)])
+                out.writerow([name, size, i, *about.values(), *(show(s.get(k), 3) for k in (*FIGURES, *WAITS))])
 
 
 def picture(path, found, contenders, sizes, title):
