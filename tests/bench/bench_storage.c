@@ -1,7 +1,6 @@
-/* How many messages a second the storage thread takes by itself: no SMTP, no peer. Not part of the
- * default build:
- *   cc -O2 -D_GNU_SOURCE -I. -o bench_storage tests/bench/bench_storage.c build/libbaton_*.a ...
- * bench_storage DIRECTORY MESSAGES BYTES OUTSTANDING: additions, then the outcome of each. */
+/* How many messages a second the storage thread takes by itself: no SMTP, no peer.
+ *
+ *   build/tests/bench_storage DIRECTORY MESSAGES BYTES OUTSTANDING: additions, then the outcome of each. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <uv.h>
