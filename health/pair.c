@@ -408,7 +408,7 @@ static void on_operator(struct pair *p, const struct pair_event *ev)
 static uint32_t first_epoch(struct pair *p, bool met)
 {
     uint32_t above = p->store.epoch_seen;
-    if (p->cfg.none && !met)
+    if (BATON_MUTANT(EPOCH_USED_AGAIN, false, p->cfg.none && !met))
         above += (uint32_t)(1000 + next_tag(p) % (1u << 22));
     return epoch_next(above, p->cfg.self);
 }

@@ -89,10 +89,9 @@ static uint32_t highest_epoch(const struct pair *p)
 static void claim(struct pair *p, enum intent intent, enum warrant warrant, uint64_t cause_at)
 {
     bool keep_peer = intent == FOR_RESTART && !p->alone_wanted;
-    uint32_t above = p->cfg.none && BATON_MUTANT(EPOCH_USED_AGAIN, false, true) ? highest_epoch(p)
-                                                                                : fact_seen(p);
+    uint32_t above = p->cfg.none ? highest_epoch(p) : fact_seen(p);
     if (p->alone_wanted) /* nobody was asked what was used already: as far above as a forced one */
-        above = highest_epoch(p) + FORCED_EPOCHS;
+        above = highest_epoch(p) + BATON_MUTANT(EPOCH_USED_AGAIN, 0, FORCED_EPOCHS);
     /* While it isn't with the voters, a forced record is replaced by a forced one. */
     struct record to = {.epoch = epoch_next(above, p->cfg.self),
                         .primary = (uint8_t)p->cfg.self,
@@ -318,7 +317,7 @@ void act_ask_take_back(struct pair *p)
     struct record to = p->rec;
     unsigned peer = pair_peer(p);
     to.in_sync[peer] = true;
-    to.store[peer] = BATON_MUTANT(TAKE_BACK_ANY_STORE, p->peer.store, p->lease_from);
+    to.store[peer] = p->lease_from;
     p->ready = false;
     pair_change(p, FOR_TAKE_BACK, WARRANT_NONE, &to);
 }

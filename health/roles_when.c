@@ -269,7 +269,8 @@ bool when_take_back_lost(const struct pair *p)
 
 bool when_take_back_ready(const struct pair *p)
 {
-    return p->ready && p->change == CH_NONE && idle_register(p) && !p->lost && !lease_over(p);
+    return BATON_MUTANT(TAKE_BACK_UNCHECKED, true, p->ready) && p->change == CH_NONE &&
+           idle_register(p) && !p->lost && !lease_over(p);
 }
 
 bool when_solo_durable(const struct pair *p)

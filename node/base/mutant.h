@@ -38,7 +38,7 @@
     X(OWN_LEASE, "23", "each side counts the lease by its own setting")                            \
     X(FAILED_STORE_GOES_ON, "32", "a transaction failed after it was shipped, the epoch goes on")  \
     X(TAIL_UNMERGED, "17", "a restarted primary delivers before the standby's tail is merged")     \
-    X(TAKE_BACK_ANY_STORE, "7", "the take-back names whatever store is there now")                 \
+    X(TAKE_BACK_UNCHECKED, "7", "the take-back names a store before it was found to hold all")     \
     X(ROLLED_BACK_IS_FINE, "8", "a store that ends before what it acknowledged is as good")        \
     X(FORCE_FORGOTTEN, "13", "a forced epoch is forgotten at a restart")                           \
     X(CLAIM_BELOW_SEEN, "25", "an epoch is claimed below the one the peer serves in")              \

@@ -221,7 +221,6 @@ void books_dot(struct sim *s, struct node *n, uint32_t epoch, uint64_t id, uint3
                bool accepted, bool rejected)
 {
     books_start(s, n, epoch);
-    rules_dot(s, n, epoch, id, rcpt);
     struct copy *c = books_find(s, id);
     if (!c) {
         sim_fail(s, "3", "node %s delivers an unknown id %llx", process_name(n->self), ID(id));

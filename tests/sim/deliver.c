@@ -286,6 +286,7 @@ static void dot(struct sim *s, struct task *t)
     bool lost = !s->quiet && rng_chance(&s->rng, s->plan.reply_lost);
     bool arrives = !lost || rng_chance(&s->rng, 0.5);
     c->dotted = true;
+    rules_noted(s, n, c);
     books_dot(s, n, n->relay.epoch, c->id, c->rcpt, arrives && a == ANSWER_250,
               arrives && a == ANSWER_5XX);
     struct rcpt_book *book = &books_find(s, c->id)->rcpt[c->rcpt];

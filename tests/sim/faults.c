@@ -36,6 +36,8 @@ static void draw_faults(struct sim *s)
     if (p->weight[F_FORCE] >
         0) /* what a forced primary takes is on one store, till the other is back */
         p->weight[F_EMPTY_STORE] = p->weight[F_ROLLBACK] = p->weight[F_CLONE] = 0;
+    if (force > 0 && s->harsh && rng_chance(r, 0.4)) /* until somebody does (rollback.c) */
+        p->weight[F_ROLLBACK] = 0.1 + 0.3 * rng_unit(r);
     p->burst = rng_chance(r, 0.5) ? 0.6 * rng_unit(r) : 0;
     p->fault_every = rng_skewed(r, 150 * MS, 6 * SEC);
     draw_weather(s, &p->weather);
@@ -97,7 +99,7 @@ static void end_cut(struct sim *s, struct task *t)
         s->cut[from][to][kind] = false;
 }
 
-static void cut(struct sim *s, unsigned from, unsigned to, unsigned kind, uint64_t until)
+void faults_cut(struct sim *s, unsigned from, unsigned to, enum traffic kind, uint64_t until)
 {
     s->cut[from][to][kind] = true;
     if (until > s->cut_until[from][to][kind])
@@ -117,28 +119,28 @@ static void cut_something(struct sim *s)
           (double)(until - s->now) / 1e9);
     switch (how) {
     case 0: /* one direction of datagrams */
-        cut(s, from, to, UDP, until);
+        faults_cut(s, from, to, UDP, until);
         break;
     case 1: /* both ways, all */
         for (unsigned k = 0; k < 2; k++) {
-            cut(s, from, to, k, until);
-            cut(s, to, from, k, until);
+            faults_cut(s, from, to, k, until);
+            faults_cut(s, to, from, k, until);
         }
         break;
     case 2: /* one direction, all */
-        cut(s, from, to, UDP, until);
-        cut(s, from, to, TCP, until);
+        faults_cut(s, from, to, UDP, until);
+        faults_cut(s, from, to, TCP, until);
         break;
     case 3: /* connections only, or datagrams only, between the nodes */
         from = (unsigned)rng_below(r, 2);
-        cut(s, 0, 1, from, until);
-        cut(s, 1, 0, from, until);
+        faults_cut(s, 0, 1, from, until);
+        faults_cut(s, 1, 0, from, until);
         break;
     default: /* one process from all others */
         for (unsigned i = 0; i < PROCESSES; i++)
             for (unsigned k = 0; k < 2 && i != from; k++) {
-                cut(s, from, i, k, until);
-                cut(s, i, from, k, until);
+                faults_cut(s, from, i, k, until);
+                faults_cut(s, i, from, k, until);
             }
     }
 }

@@ -154,15 +154,8 @@ static void lose_voter(struct sim *s, unsigned v)
         s->node[v].disk.has_voter = false;
 }
 
-void harm_empty_voter(struct sim *s)
+static void empty_voter(struct sim *s, unsigned v)
 {
-    if (!all_vote(s)) /* two emptied at once need the operator (protocol 5) */
-        return;
-    if (s->etcd && rng_chance(&s->rng, 0.7)) {
-        etcd_loses(s);
-        return;
-    }
-    unsigned v = (unsigned)rng_below(&s->rng, s->none || s->etcd ? NODES : PROCESSES);
     TRACE(s, process_name(v), "its voter's file is lost");
     s->count.effect[F_EMPTY_VOTER]++;
     if (v == WITNESS) {
@@ -174,6 +167,43 @@ void harm_empty_voter(struct sim *s)
     node_crash(s, v, true, "with its voter's file");
     lose_voter(s, v);
     faults_restart_later(s, v);
+}
+
+void harm_empty_voter(struct sim *s)
+{
+    if (!all_vote(s)) /* two emptied at once need the operator (protocol 5) */
+        return;
+    if (s->etcd && rng_chance(&s->rng, 0.7)) {
+        etcd_loses(s);
+        return;
+    }
+    if (!s->none && !s->etcd && rng_chance(&s->rng, 0.3)) {
+        s->at_accept = true;
+        return;
+    }
+    empty_voter(s, (unsigned)rng_below(&s->rng, s->none || s->etcd ? NODES : PROCESSES));
+}
+
+static void empty_at_accept(struct sim *s, struct task *t)
+{
+    if (!s->quiet && all_vote(s))
+        empty_voter(s, (unsigned)t->a);
+}
+
+/* A voter is emptied while it is asked to accept, and the proposer can't reach the third: what the
+ * emptied one takes over from its row is all that the proposer sees for a while (incident 10). */
+void harm_at_accept(struct sim *s, unsigned proposer, unsigned voter)
+{
+    unsigned third = 3 - proposer - voter;
+    s->at_accept = false;
+    if (s->quiet || !all_vote(s))
+        return;
+    uint64_t until = s->now + ms(s, 300, 3000);
+    TRACE(s, "world", "cut %s-%s, for %.3f s", process_name(proposer), process_name(third),
+          (double)(until - s->now) / 1e9);
+    faults_cut(s, proposer, third, UDP, until);
+    faults_cut(s, third, proposer, UDP, until);
+    sim_at(s, s->now, NOBODY, empty_at_accept)->a = voter;
 }
 
 void harm_witness_back(struct sim *s, struct task *t)
@@ -308,6 +338,8 @@ void harm_empty_store(struct sim *s, unsigned self)
     if (voter)
         lose_voter(s, self);
     faults_restart_later(s, self);
+    if (voter && s->none && s->harsh && rng_chance(&s->rng, 0.4))
+        sim_at(s, s->now + ms(s, 100, 6000), NOBODY, none_bootstrap)->a = self;
 }
 
 /* --- operators --- */
@@ -333,6 +365,17 @@ void harm_order(struct sim *s, unsigned self, enum fault_kind kind)
     health_post(s, n,
                 &(struct pair_event){
                     .type = order[kind].type, .flag = order[kind].force, .op = ++s->serial});
+}
+
+/* Where operators force, one does it right when the store is about to be emptied for a full copy.
+ */
+void harm_at_wipe(struct sim *s, struct node *n)
+{
+    bool empty = store_memory_meta(n->disk.store)->history.n == 0; /* and may not be promoted */
+    if (!s->quiet && !empty && s->plan.weight[F_FORCE] > 0 && rng_chance(&s->rng, 0.5)) {
+        s->count.injected[F_FORCE]++;
+        harm_order(s, n->self, F_FORCE);
+    }
 }
 
 static void stop_is_late(struct sim *s, struct task *t)

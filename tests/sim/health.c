@@ -17,6 +17,8 @@ static void send_register(struct sim *s, unsigned self, unsigned to, const struc
     buf_init(&b, 4096);
     if (m->type == REG_ACCEPTED)
         books_accepted(s, self, m->accepted, &m->record);
+    if (m->type == REG_ACCEPT && s->at_accept)
+        harm_at_accept(s, self, to);
     bool ok = wire_put_u8(&b, DATAGRAM_REGISTER) && register_msg_encode(&b, m);
     assert(ok);
     (void)ok;

@@ -286,6 +286,8 @@ int main(int argc, char **argv)
             o.run.etcd = true;
         else if (strcmp(a, "--none") == 0)
             o.run.none = true;
+        else if (strcmp(a, "--harsh") == 0)
+            o.run.harsh = true;
         else if (strcmp(a, "--with-purge") == 0)
             o.run.with_purge = true;
         else if (strcmp(a, "--mutants") == 0)
@@ -299,6 +301,7 @@ int main(int argc, char **argv)
                 stderr,
                 "usage: sim [--seeds N] [--from S] [--jobs N] [--seconds T] [--trace] "
                 "[--all-traces] [--traces-in DIR] [--with-force] [--with-purge] [--none] [--etcd] "
+                "[--harsh] "
                 "[--mutants | --mutant NAME]\n");
             return 2;
         }

@@ -33,9 +33,13 @@ static const struct {
     {                                                                                              \
         .etcd = true                                                                               \
     }
-#define NONE                                                                                       \
+#define HARSH_FORCE                                                                                \
     {                                                                                              \
-        .none = true                                                                               \
+        .with_force = true, .harsh = true                                                          \
+    }
+#define HARSH_NONE                                                                                 \
+    {                                                                                              \
+        .none = true, .harsh = true                                                                \
     }
 
 /* A seed that noticed it, and the kind of run in which there is something to notice. */
@@ -43,22 +47,24 @@ static const struct {
     uint64_t seed;
     struct sim_options run;
 } hints[MUTANTS] = {
-    [MUTANT_HISTORY_AFTER_REPLY] = {5},        [MUTANT_TAIL_UNMERGED] = {60},
-    [MUTANT_ROLLED_BACK_IS_FINE] = {12},       [MUTANT_CLAIM_BELOW_SEEN] = {28, FORCE},
-    [MUTANT_FORCED_STORE_OTHER] = {1, FORCE},  [MUTANT_UNMERGED_KEEP_LSN] = {1, FORCE},
-    [MUTANT_SOLO_IS_QUARANTINED] = {1, FORCE}, [MUTANT_FORCE_FORGOTTEN] = {1, FORCE},
-    [MUTANT_ETCD_READ_ONLY] = {1, ETCD},       [MUTANT_ETCD_TAG_ONLY] = {1, ETCD},
-    [MUTANT_ETCD_BACKUP_FOLLOWED] = {1, ETCD}, [MUTANT_EPOCH_USED_AGAIN] = {1, NONE},
-    [MUTANT_ANY_AGE_IS_MERGED] = {1, PURGE},   [MUTANT_PURGED_EARLY] = {1, PURGE},
+    [MUTANT_FORCED_STORE_OTHER] = {1, HARSH_FORCE},
+    [MUTANT_UNMERGED_KEEP_LSN] = {1, FORCE},
+    [MUTANT_SOLO_IS_QUARANTINED] = {1, FORCE},
+    [MUTANT_FORCE_FORGOTTEN] = {1, FORCE},
+    [MUTANT_CLAIM_BELOW_SEEN] = {1, FORCE},
+    [MUTANT_ETCD_READ_ONLY] = {1, ETCD},
+    [MUTANT_ETCD_TAG_ONLY] = {1, ETCD},
+    [MUTANT_ETCD_BACKUP_FOLLOWED] = {1, ETCD},
+    [MUTANT_EPOCH_USED_AGAIN] = {1, HARSH_NONE},
+    [MUTANT_ANY_AGE_IS_MERGED] = {1, PURGE},
+    [MUTANT_PURGED_EARLY] = {1, PURGE},
 };
 
-static const char *kind(const struct sim_options *run)
+static void print_kind(const struct sim_options *run, char out[64])
 {
-    return run->etcd         ? " --etcd"
-           : run->none       ? " --none"
-           : run->with_force ? " --with-force"
-           : run->with_purge ? " --with-purge"
-                             : "";
+    snprintf(out, 64, "%s%s%s%s%s", run->etcd ? " --etcd" : "", run->none ? " --none" : "",
+             run->with_force ? " --with-force" : "", run->with_purge ? " --with-purge" : "",
+             run->harsh ? " --harsh" : "");
 }
 
 /* The seed that notices it, and holds without it; 0: none does. */
@@ -88,17 +94,20 @@ static bool look_for(const struct options *o, struct shared_state *sh, enum bato
     x.run.with_force = o->run.with_force || hints[m].run.with_force;
     x.run.with_purge = o->run.with_purge || hints[m].run.with_purge;
     x.run.etcd = o->run.etcd || hints[m].run.etcd;
+    x.run.harsh = o->run.harsh || hints[m].run.harsh;
     x.run.none = o->run.none || hints[m].run.none;
     x.from = o->from ? o->from : hints[m].seed ? hints[m].seed : 1;
     x.seeds = o->seeds ? o->seeds : SEEDS_MAX;
+    char kind[64];
+    print_kind(&x.run, kind);
     uint64_t seed = noticed_by(&x, sh, m);
     if (seed)
         printf("ok sim/mutant %s (incident %s: %s): seed %" PRIu64 "%s, %s\n", mutants[m].name,
-               mutants[m].incidents, mutants[m].text, seed, kind(&x.run), sh->verdict);
+               mutants[m].incidents, mutants[m].text, seed, kind, sh->verdict);
     else
-        printf(
-            "FAIL sim/mutant %s (incident %s: %s) survives %" PRIu64 " seeds from %" PRIu64 "%s\n",
-            mutants[m].name, mutants[m].incidents, mutants[m].text, x.seeds, x.from, kind(&x.run));
+        printf("FAIL sim/mutant %s (incident %s: %s) survives %" PRIu64 " seeds from %" PRIu64
+               "%s\n",
+               mutants[m].name, mutants[m].incidents, mutants[m].text, x.seeds, x.from, kind);
     fflush(stdout);
     return seed != 0;
 }

@@ -130,6 +130,16 @@ void none_operator(struct sim *s, struct node *n)
                                      .op = ++s->serial});
 }
 
+void none_bootstrap(struct sim *s, struct task *t)
+{
+    struct node *n = &s->node[t->a];
+    if (!n->up || s->quiet || (n->paused && n->pause_until > s->now))
+        return;
+    TRACE(s, process_name(n->self), "operator: bootstrap");
+    s->books.split |= store_memory_meta(n->disk.store)->history.n == 0;
+    health_post(s, n, &(struct pair_event){.type = PE_OP_BOOTSTRAP, .op = ++s->serial});
+}
+
 /* --- the books --- */
 
 /* Before anybody may act on it: it would count as pending. Where a word, or a probe, was the

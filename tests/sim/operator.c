@@ -16,6 +16,14 @@ static bool restricted(const struct store *st, unsigned key)
     return x && (key == KEY_TAKEOVER ? slice_istarts(x->value, SLICE_LIT("off")) : x->value.n > 0);
 }
 
+unsigned operator_restricts(const struct node *n)
+{
+    unsigned bits = 0;
+    for (unsigned k = 0; k < OPERATOR_KEYS; k++)
+        bits |= (unsigned)restricted(n->disk.store, k) << k;
+    return bits;
+}
+
 bool operator_paused(const struct node *n, unsigned message)
 {
     return restricted(n->disk.store, message % KEY_TAKEOVER);

@@ -155,6 +155,8 @@ void relay_effect(struct sim *s, struct node *n, const struct pair_effect *fx)
     case PX_RELEASE_TAIL:
         if (r->epoch != fx->epoch)
             break;
+        if (!r->delivering)
+            rules_tail_released(s, n);
         r->delivering = true;
         r->quiescing = false;
         deliver_tick(s, n);

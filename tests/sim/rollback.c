@@ -11,7 +11,7 @@ void harm_rollback(struct sim *s, unsigned self, enum fault_kind kind)
         TRACE(s, process_name(self), "a snapshot of its store is taken");
         return;
     }
-    if (!books_spare(s, self))
+    if (s->books.forced || !books_spare(s, self))
         return;
     s->count.effect[kind]++;
     node_crash(s, self, true, "and its store is rolled back to a snapshot");

@@ -2,7 +2,9 @@
  * something: what they prevent takes a second fault in the right millisecond, which a seed in a
  * thousand has. Each is a part of an invariant of protocol 11 that can be seen at one moment, from
  * outside; the operator's force, and a fork without an arbiter, give up what they rest on. */
+#include "replication/apply.h"
 #include "replication/frames.h"
+#include "replication/notes.h"
 #include "sim/sim.h"
 
 #define ID(x) ((unsigned long long)(x))
@@ -14,8 +16,8 @@ static bool given_up(const struct sim *s)
 
 void rules_process_starts(struct node *n)
 {
-    n->heard_epoch = 0;
-    n->acked_epoch = 0;
+    n->heard_epoch = n->acked_epoch = n->numbers.epoch = n->note_epoch = 0;
+    n->note_number = 0;
 }
 
 /* --- invariant 8 --- */
@@ -84,6 +86,8 @@ void rules_register(struct sim *s, const struct node *n, const struct pair_event
 
 /* --- protocol 6: a node that was frozen reads its socket before it judges --- */
 
+/* The driver reads before each tick (health_uv.c), which isn't modelled: what the core alone
+ * promises is to count anew. */
 void rules_claim(struct sim *s, const struct node *n, const struct pair_effect *fx)
 {
     /* A moment's standstill isn't told from a busy machine (pair.c, woke). */
@@ -96,11 +100,98 @@ void rules_claim(struct sim *s, const struct node *n, const struct pair_effect *
                  process_name(n->self));
 }
 
+/* --- protocol 9: a final dot is noted where it would be in doubt --- */
+
+static void hear_note(struct node *n, struct slice payload)
+{
+    struct frame_note f;
+    if (!note_decode(payload, &f))
+        return;
+    if (f.epoch != n->note_epoch)
+        n->note_number = 0;
+    n->note_epoch = f.epoch;
+    if (f.number > n->note_number)
+        n->note_number = f.number;
+}
+
+void rules_noted(struct sim *s, const struct node *n, const struct delivery_conn *c)
+{
+    const struct node *other = &s->node[1 - n->self];
+    const struct record *r = books_record(s);
+    if (given_up(s) || c->dot.hold || !r || r->epoch != n->relay.epoch ||
+        !record_names(r, other->self, &store_memory_meta(other->disk.store)->id) || !other->up ||
+        other->started_at >= c->since)
+        return;
+    if (other->note_epoch != r->epoch || other->note_number < c->dot.note)
+        sim_fail(s, "listed (protocol 9)",
+                 "node %s sends the final dot of %llx/%u, and its standby was not told",
+                 process_name(n->self), ID(c->id), c->rcpt);
+}
+
+/* --- protocol 4: a number is used once --- */
+
+void rules_numbers(struct sim *s, struct node *n, const struct batch *x)
+{
+    if (n->numbers.epoch == x->epoch && x->first <= n->numbers.lsn)
+        sim_fail(s, "5 (incident 32)", "node %s gives out number %llu of epoch %u again",
+                 process_name(n->self), ID(x->first), x->epoch);
+    n->numbers = (struct pos){x->epoch, x->last};
+}
+
+/* --- protocol 8: a promotion takes what is unmerged into its own epoch --- */
+
+struct unmerged_keys {
+    struct {
+        uint64_t id;
+        uint32_t index;
+    } rcpt[64];
+    unsigned n;
+};
+
+static bool collect_unmerged(void *ctx, const struct row *r, enum unmerged_class unmerged)
+{
+    struct unmerged_keys *k = ctx;
+    if (r->type != ROW_RECIPIENT || unmerged == UNMERGED_NONE)
+        return true;
+    k->rcpt[k->n].id = r->recipient.id;
+    k->rcpt[k->n++].index = r->recipient.index;
+    return k->n < sizeof k->rcpt / sizeof k->rcpt[0];
+}
+
+int rules_promotion(struct sim *s, struct node *n, const struct promotion *p, struct promoted *done)
+{
+    struct store *st = n->disk.store;
+    struct unmerged_keys k = {.n = 0};
+    st->ops->each_unmerged(st, collect_unmerged, &k);
+    int err = apply_promote(st, p, done);
+    for (unsigned i = 0; !err && i < k.n; i++) {
+        const struct row_recipient *x = store_memory_recipient(st, k.rcpt[i].id, k.rcpt[i].index);
+        if (x && x->pos.epoch != p->epoch)
+            sim_fail(s, "7 (incident 20)",
+                     "%llx/%u was unmerged at the promotion of %s in epoch %u and stays at %u:%llu",
+                     ID(x->id), x->index, process_name(n->self), p->epoch, x->pos.epoch,
+                     ID(x->pos.lsn));
+    }
+    return err;
+}
+
+/* --- protocol 3: between diverged copies the more restrictive wins --- */
+
+/* What restricts before the rows of a follower are merged restricts afterwards. */
+void rules_merged(struct sim *s, const struct node *n, unsigned before)
+{
+    if (before & ~operator_restricts(n))
+        sim_fail(s, "1 (incident 22)", "a merge lifts what an operator had said on node %s",
+                 process_name(n->self));
+}
+
 /* --- protocol 8: a store that lost what it acknowledged --- */
 
 void rules_frame(struct node *n, uint8_t type, struct slice payload)
 {
     struct frame_ack a;
+    if (type == FRAME_NOTE)
+        hear_note(n, payload);
     if (type != FRAME_ACK || !ack_decode(payload, &a) || a.epoch < n->acked_epoch)
         return;
     if (a.epoch > n->acked_epoch || !store_id_eq(&a.store, &n->acked_store)) {
@@ -131,20 +222,36 @@ void rules_attached(struct sim *s, const struct node *n, const struct store_id *
 
 /* --- protocol 8: a restarted primary delivers with its standby's tail merged --- */
 
-void rules_dot(struct sim *s, const struct node *n, uint32_t epoch, uint64_t id, uint32_t rcpt)
+struct tail {
+    struct sim *s;
+    const struct node *n;
+};
+
+static bool check_tail(void *ctx, const struct row *r, enum unmerged_class unmerged)
+{
+    const struct tail *t = ctx;
+    const struct row_recipient *here = &r->recipient;
+    const struct row_recipient *there =
+        store_memory_recipient(t->s->node[1 - t->n->self].disk.store, here->id, here->index);
+    if (unmerged == UNMERGED_NONE && !rcpt_terminal(here->state) && there &&
+        rcpt_terminal(there->state))
+        sim_fail(t->s, "8 (incident 17)",
+                 "node %s begins to deliver in epoch %u, and the standby in in_sync holds the "
+                 "outcome of %llx/%u",
+                 process_name(t->n->self), t->n->relay.epoch, ID(here->id), here->index);
+    return true;
+}
+
+/* For the first time in that epoch. */
+void rules_tail_released(struct sim *s, const struct node *n)
 {
     const struct node *other = &s->node[1 - n->self];
     const struct record *r = books_record(s);
-    if (given_up(s) || n->disk.lost || other->disk.lost || !r || r->epoch != epoch ||
+    struct tail t = {s, n};
+    if (given_up(s) || n->disk.lost || other->disk.lost || !r || r->epoch != n->relay.epoch ||
         !record_names(r, other->self, &store_memory_meta(other->disk.store)->id))
         return;
-    const struct row_recipient *there = store_memory_recipient(other->disk.store, id, rcpt);
-    const struct row_recipient *here = store_memory_recipient(n->disk.store, id, rcpt);
-    /* Merged while the message was on its way: too late for that one. */
-    if (here && !rcpt_terminal(here->state) && there && rcpt_terminal(there->state))
-        sim_fail(s, "8 (incident 17)",
-                 "node %s sends %llx/%u in epoch %u, and the standby in in_sync holds its outcome",
-                 process_name(n->self), ID(id), rcpt, epoch);
+    store_memory_each_live(n->disk.store, check_tail, &t);
 }
 
 /* --- invariant 1, at a 250 --- */

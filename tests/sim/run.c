@@ -157,6 +157,7 @@ bool sim_run(uint64_t seed, const struct sim_options *o, FILE *trace, struct cou
     s->trace = trace;
     s->with_force = o->with_force;
     s->none = o->none;
+    s->harsh = o->harsh;
     s->with_purge = o->with_purge;
     s->etcd = o->etcd;
     set_up(s);

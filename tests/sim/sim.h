@@ -325,6 +325,9 @@ struct node {
     uint32_t acked_epoch; /* as primary: what it heard that store acknowledge in this epoch */
     struct store_id acked_store;
     uint64_t acked;
+    struct pos numbers;  /* the last that it gave out */
+    uint32_t note_epoch; /* as standby: what it was told of open dots */
+    uint64_t note_number;
     int64_t heard_skew_ms; /* true difference at the peer's newest sign of life */
     bool heard_peer;
 };
@@ -486,9 +489,15 @@ void rules_serve(struct sim *s, const struct node *n, const struct pair_effect *
 void rules_delivers(struct sim *s, const struct node *n, uint32_t epoch);
 void rules_register(struct sim *s, const struct node *n, const struct pair_event *ev);
 void rules_claim(struct sim *s, const struct node *n, const struct pair_effect *fx);
+void rules_noted(struct sim *s, const struct node *n, const struct delivery_conn *c);
+void rules_numbers(struct sim *s, struct node *n, const struct batch *x);
+/* apply_promote() and its rule. */
+int rules_promotion(struct sim *s, struct node *n, const struct promotion *p,
+                    struct promoted *done);
+void rules_merged(struct sim *s, const struct node *n, unsigned before);
 void rules_frame(struct node *n, uint8_t type, struct slice payload);
 void rules_attached(struct sim *s, const struct node *n, const struct store_id *store);
-void rules_dot(struct sim *s, const struct node *n, uint32_t epoch, uint64_t id, uint32_t rcpt);
+void rules_tail_released(struct sim *s, const struct node *n);
 void rules_ack(struct sim *s, const struct node *n, const struct copy *c);
 
 /* --- etcd.c: the same with etcd, in a share of the seeds --- */
@@ -538,12 +547,15 @@ void none_start(struct sim *s, struct node *n, const struct arbiter_events *even
 /* A record that somebody accepted: does it follow the one that counts? Else the history forks. */
 void none_accepted(struct sim *s, const struct record *r);
 void none_operator(struct sim *s, struct node *n);
+/* Somebody takes an emptied node for a new one (incident 31). */
+void none_bootstrap(struct sim *s, struct task *t);
 /* May that voter's row be lost, or is it the only one that knows the record? */
 bool none_row_spare(const struct sim *s);
 
 /* --- operator.c --- */
 enum { OPERATOR_KEYS = 4 };
 bool operator_holds(const struct sim *s, unsigned node); /* every word that was answered */
+unsigned operator_restricts(const struct node *n);       /* a bit a key, as its store has it */
 bool operator_paused(const struct node *n, unsigned message);
 void operator_answered(struct sim *s, struct node *n, const struct op *op);
 void operator_check(struct sim *s, const bool required[NODES]);
@@ -567,6 +579,7 @@ void plan_draw(struct sim *s);
 void faults_start(struct sim *s);
 void faults_end(struct sim *s);
 void faults_restart_later(struct sim *s, unsigned self);
+void faults_cut(struct sim *s, unsigned from, unsigned to, enum traffic kind, uint64_t until);
 void faults_repair_later(struct sim *s, struct node *n); /* its store has failed */
 
 struct witness {
@@ -595,6 +608,7 @@ struct sim {
     struct task *free_tasks;
     struct task box[PROCESSES]; /* what the cores' callbacks get: who they are */
     struct weather weather;
+    bool at_accept; /* the next voter that is asked to accept loses its file */
     bool cut[PROCESSES][PROCESSES][2];
     uint64_t cut_until[PROCESSES][PROCESSES][2];
     struct conn *conns;
@@ -603,7 +617,7 @@ struct sim {
     struct books books;
     struct counters count;
     bool quiet; /* faults have ended */
-    bool with_force, with_purge;
+    bool with_force, with_purge, harsh;
     bool etcd;
     struct etcd_model etcd_model;
     bool none, manual; /* no arbiter; takeover = "manual" */
@@ -621,6 +635,8 @@ struct sim_options {
     bool with_force; /* some seeds know `failover --force`, by one operator or both */
     bool none;       /* every seed without an arbiter, rather than some */
     bool etcd;       /* every seed with etcd */
+    bool harsh;      /* roll-backs before a force, an emptied node that is bootstrapped: the books
+                        don't know all that this excuses */
 };
 bool sim_run(uint64_t seed, const struct sim_options *o, FILE *trace, struct counters *count,
              char *verdict, size_t n);

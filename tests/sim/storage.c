@@ -7,7 +7,7 @@
 
 #include "node/base/mutant.h"
 #include "replication/own.h"
-#include "sim/sim.h"
+#include "sim/harm.h"
 
 enum { GROUP_MAX = 16 };
 
@@ -196,6 +196,7 @@ static void hand_over(struct sim *s, struct node *n, const struct batch *x)
                             .n_rows = x->n_rows,
                             .rows = shared_new(x->rows)};
     books_number(s, n, x->epoch);
+    rules_numbers(s, n, x);
     struct task *t = node_mail(s, n, STORAGE_TO_REPLICATION, batch_arrives);
     t->p = b;
     t->drop = drop_batch;
@@ -539,6 +540,7 @@ static void start_merge(struct sim *s, struct node *n)
         return;
     }
     int err = own_begin(o, n->disk.store, m->writer, node_wall(s, n));
+    unsigned restricts = operator_restricts(n);
     if (!err)
         err = write_merge(o, &i->req, (int64_t)s->plan.quarantine_ms);
     if (err) {
@@ -548,6 +550,7 @@ static void start_merge(struct sim *s, struct node *n)
         next_item(s, n);
         return;
     }
+    rules_merged(s, n, restricts);
     add_under_way(m, i);
     commit_own(s, n);
 }
@@ -657,7 +660,7 @@ static void promote(struct sim *s, struct node *n, const struct store_request *r
     struct promoted done;
     if (req->bytes)
         p.noted = slice_of(req->bytes->data, req->bytes->n);
-    r->err = apply_promote(n->disk.store, &p, &done);
+    r->err = rules_promotion(s, n, &p, &done);
     if (r->err)
         return;
     r->first = done.first;
@@ -868,6 +871,8 @@ static void start_request(struct sim *s, struct node *n)
         return;
     }
     struct item *i = pop(m);
+    if (i->req.type == SR_WIPE)
+        harm_at_wipe(s, n);
     if (i->req.type == SR_COMMITTED) {
         if (pos_cmp(i->req.committed, m->committed) > 0)
             m->committed = i->req.committed;
