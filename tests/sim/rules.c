@@ -28,8 +28,11 @@ void rules_promote(struct sim *s, struct node *n, const struct record *r)
 {
     struct node *other = &s->node[1 - n->self];
     n->acked_epoch = 0;
+    const struct record *newest = books_record(s);
     if (given_up(s) || r->forced || !other->up || !other->lease_until)
         return;
+    if (newest && newest->epoch > r->epoch)
+        return; /* decided while it was frozen: the other's lease is that of the newer epoch */
     uint64_t now = node_now(s, other);
     if (now < other->lease_until)
         sim_fail(s, "8", "node %s is promoted in epoch %u, the lease of %s runs for another %.3f s",
