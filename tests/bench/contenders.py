@@ -135,7 +135,10 @@ class Postfix(Contender):
         super().close()
 
 
-EXIM = """primary_hostname = bench.example
+# Compiled into Debian's build; the machine has no such user unless the package is installed.
+EXIM_USER = ("Debian-exim", 64999)
+EXIM = """exim_path = {binary}
+primary_hostname = bench.example
 local_interfaces = 127.0.0.1
 daemon_smtp_ports = {port}
 spool_directory = {dir}/spool
@@ -194,11 +197,21 @@ class Exim(Contender):
             run_setup("sh", "-c", "dpkg -x exim4-daemon-light_*.deb .", cwd=cache)
         conf = os.path.join(self.dir, "exim.conf")
         with open(conf, "w") as f:
-            f.write(EXIM.format(port=self.in_port, dir=self.dir, sink=self.sink_port))
+            f.write(EXIM.format(port=self.in_port, dir=self.dir, sink=self.sink_port, binary=binary))
         os.makedirs(os.path.join(self.dir, "spool"))
+        name, number = EXIM_USER
+        shared = []
+        for file, line in (("passwd", f"{name}:x:{number}:{number}::/nonexistent:/usr/sbin/nologin"),
+                           ("group", f"{name}:x:{number}:")):
+            own = os.path.join(self.dir, file)
+            with open(f"/etc/{file}") as f, open(own, "w") as out:
+                out.write("".join(x for x in f if not x.startswith(name + ":")) + line + "\n")
+            shared.append(f"mount --bind {own} /etc/{file} && ")
+        for p in (self.dir, os.path.join(self.dir, "spool")):
+            os.chown(p, number, number)
         d = self.disk("disk", os.path.join(self.dir, "spool"))
         self.process = Process("exim", self.group.into(
-            ["env", *[f"{k}={v}" for k, v in d.env.items()], binary, "-C", conf, "-bdf", "-q5s"]),
+            ["unshare", "-m", "sh", "-c", "".join(shared) + 'exec "$@"', "exim", "env", *[f"{k}={v}" for k, v in d.env.items()], binary, "-C", conf, "-bdf", "-q5s"]),
             os.path.join(self.dir, "log"))
         self.process.start()
         wait_until("exim listens", lambda: can_connect(*self.address), 20)
