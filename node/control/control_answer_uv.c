@@ -353,6 +353,7 @@ static void list_flush(struct client *cl)
 static void list_pair(struct client *cl, const struct row_message *m, const struct row_recipient *r)
 {
     bool same = cl->list.id == m->id && cl->list.messages;
+    cl->list.beyond += cl->list.rest > 0;
     cl->list.next_ms = r->next_ms;
     cl->list.id = r->id;
     cl->list.index = r->index;
@@ -391,7 +392,7 @@ static void answer_list(struct client *cl, const struct storage_read *r)
         control_finish(cl, false, "failed", "the store gave rows that can't be read");
         return;
     }
-    bool enough = cl->list.rest >= CONTROL_COUNT;
+    bool enough = cl->list.beyond >= CONTROL_COUNT;
     cl->list.rest_capped = enough && r->more;
     if (!r->more || enough)
         list_end(cl);

@@ -55,8 +55,10 @@ struct client {
     unsigned writes;
     void (*on_drained)(struct client *cl); /* once, when all is written */
     struct follow *follow;
-    struct { /* of listings, `show` and `body` */
-        uint64_t messages, rest, offset, size;
+    struct {                     /* of listings, `show` and `body` */
+        uint64_t messages, rest; /* shown, and beyond --limit */
+        uint64_t beyond;         /* recipients of the latter: what counting them costs */
+        uint64_t offset, size;
         int64_t next_ms;
         uint64_t id;
         uint32_t index;

@@ -1,6 +1,7 @@
 /* How many messages a second the storage thread takes by itself: no SMTP, no peer.
  *
- *   build/tests/bench_storage DIRECTORY MESSAGES BYTES OUTSTANDING: additions, then the outcome of each. */
+ *   build/tests/bench_storage DIRECTORY MESSAGES BYTES OUTSTANDING: additions, then the outcome of
+ * each. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <uv.h>
