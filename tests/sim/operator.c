@@ -130,6 +130,18 @@ void operator_rejoin(struct sim *s, struct node *n)
         s, n, &(struct replica_event){.type = RE_REJOIN, .flag = discard, .link = ++s->serial});
 }
 
+/* Forced while it was being emptied for a full copy: the record names a store that is gone, and the
+ * node says that the other one has to take over. */
+static void force_back(struct sim *s)
+{
+    const struct record *r = books_record(s);
+    if (!r || !r->forced)
+        return;
+    const struct store_id *there = &store_memory_meta(s->node[r->primary].disk.store)->id;
+    if (!store_id_eq(&r->store[r->primary], there))
+        harm_order(s, 1 - r->primary, F_FORCE);
+}
+
 /* When the faults have ended: all goes on, and where nobody takes over by itself, by order. */
 static void end_it(struct sim *s, struct task *t)
 {
@@ -148,6 +160,8 @@ static void end_it(struct sim *s, struct task *t)
     for (unsigned i = 0; !served && i < NODES; i++)
         if (s->node[i].up && restricted(s->node[i].disk.store, KEY_TAKEOVER))
             harm_order(s, i, F_FAILOVER);
+    if (!served)
+        force_back(s);
     sim_at(s, s->now + 700 * MS, NOBODY, end_it);
 }
 
