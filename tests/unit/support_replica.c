@@ -19,7 +19,7 @@ struct job {
     struct store_reply reply;
     struct own_batch batch;
     struct pos pos;
-    uint64_t id; /* OWN: message; FRAME: link */
+    uint64_t id;     /* OWN: message; FRAME: link */
     uint8_t outcome; /* the state that its recipient gets; 0: a new message */
     uint8_t frame;
     struct shared *bytes;
@@ -232,7 +232,8 @@ static void do_own(struct world_node *n, struct job *j)
 {
     if (!n->writer || own_begin(n->own, n->store, n->writer, wall(n->world)))
         return;
-    int err = j->outcome ? put_outcome(n, j->id, j->outcome) : world_put_message(n, j->id, BODY_BYTES);
+    int err =
+        j->outcome ? put_outcome(n, j->id, j->outcome) : world_put_message(n, j->id, BODY_BYTES);
     if (err) {
         own_abort(n->own);
         return;
