@@ -21,27 +21,6 @@ static const struct {
 #undef MUTANT_ROW
 };
 
-#define FORCE                                                                                      \
-    {                                                                                              \
-        .with_force = true                                                                         \
-    }
-#define PURGE                                                                                      \
-    {                                                                                              \
-        .with_purge = true                                                                         \
-    }
-#define ETCD                                                                                       \
-    {                                                                                              \
-        .etcd = true                                                                               \
-    }
-#define HARSH_FORCE                                                                                \
-    {                                                                                              \
-        .with_force = true, .harsh = true                                                          \
-    }
-#define HARSH_NONE                                                                                 \
-    {                                                                                              \
-        .none = true, .harsh = true                                                                \
-    }
-
 /* A seed that noticed it, and the kind of run in which there is something to notice. */
 static const struct {
     uint64_t seed;
@@ -56,17 +35,17 @@ static const struct {
     [MUTANT_SEEN_IS_A_VOTE] = {.seed = 712},
     [MUTANT_NEWEST_PAUSE_WINS] = {.seed = 885},
     [MUTANT_OWN_LEASE] = {.seed = 1876},
-    [MUTANT_EPOCH_USED_AGAIN] = {373, HARSH_NONE},
-    [MUTANT_FORCED_STORE_OTHER] = {412, HARSH_FORCE},
-    [MUTANT_UNMERGED_KEEP_LSN] = {1, FORCE},
-    [MUTANT_SOLO_IS_QUARANTINED] = {1, FORCE},
-    [MUTANT_FORCE_FORGOTTEN] = {1, FORCE},
-    [MUTANT_CLAIM_BELOW_SEEN] = {1, FORCE},
-    [MUTANT_ETCD_READ_ONLY] = {448, ETCD},
-    [MUTANT_ETCD_TAG_ONLY] = {1, ETCD},
-    [MUTANT_ETCD_BACKUP_FOLLOWED] = {1, ETCD},
-    [MUTANT_ANY_AGE_IS_MERGED] = {1, PURGE},
-    [MUTANT_PURGED_EARLY] = {1, PURGE},
+    [MUTANT_EPOCH_USED_AGAIN] = {373, {.none = true, .harsh = true}},
+    [MUTANT_FORCED_STORE_OTHER] = {412, {.with_force = true, .harsh = true}},
+    [MUTANT_UNMERGED_KEEP_LSN] = {1, {.with_force = true}},
+    [MUTANT_SOLO_IS_QUARANTINED] = {1, {.with_force = true}},
+    [MUTANT_FORCE_FORGOTTEN] = {1, {.with_force = true}},
+    [MUTANT_CLAIM_BELOW_SEEN] = {1, {.with_force = true}},
+    [MUTANT_ETCD_READ_ONLY] = {448, {.etcd = true}},
+    [MUTANT_ETCD_TAG_ONLY] = {1, {.etcd = true}},
+    [MUTANT_ETCD_BACKUP_FOLLOWED] = {1, {.etcd = true}},
+    [MUTANT_ANY_AGE_IS_MERGED] = {1, {.with_purge = true}},
+    [MUTANT_PURGED_EARLY] = {1, {.with_purge = true}},
 };
 
 static void print_kind(const struct sim_options *run, char out[64])
