@@ -14,6 +14,12 @@ void arbiter_ask(struct arbiter *a, const struct pair_effect *fx, uint64_t now_n
     a->events.event(a->events.ctx, &ev);
 }
 
+void arbiter_unask(struct arbiter *a)
+{
+    if (a->ops->unask)
+        a->ops->unask(a);
+}
+
 /* ---- three votes ---- */
 
 static struct arbiter_voters *voters(const struct arbiter *a)

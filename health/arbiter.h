@@ -28,6 +28,7 @@ struct arbiter;
 struct arbiter_ops {
     /* PX_READ or PX_CHANGE begins. False: it can't now, and no event follows. */
     bool (*ask)(struct arbiter *a, const struct pair_effect *fx, uint64_t now_ns);
+    void (*unask)(struct arbiter *a); /* PX_UNASK; NULL: its votes never rest on a judgement */
     void (*bootstrap)(struct arbiter *a, const struct record *first, uint64_t op, uint64_t now_ns);
     void (*tick)(struct arbiter *a, uint64_t now_ns);
     void (*heard)(struct arbiter *a, uint64_t now_ns); /* a proven sign of life of the other node */
@@ -44,6 +45,8 @@ struct arbiter {
 
 /* Begins PX_READ or PX_CHANGE; what can't begin is answered REG_NOT_DONE. */
 void arbiter_ask(struct arbiter *a, const struct pair_effect *fx, uint64_t now_ns);
+
+void arbiter_unask(struct arbiter *a);
 
 /* The register of three votes. Its messages and writes are its driver's; results go through
  * arbiter_voters_result(). */

@@ -18,6 +18,11 @@ static bool none_ask(struct arbiter *a, const struct pair_effect *fx, uint64_t n
                                : register_change(reg, fx->from_tag, &fx->record, timeout, now_ns);
 }
 
+static void none_unask(struct arbiter *a)
+{
+    judge_end(none_of(a)->judge); /* the operation itself ends by its time-out, or by the other */
+}
+
 static void none_tick(struct arbiter *a, uint64_t now_ns)
 {
     struct arbiter_none *n = none_of(a);
@@ -84,6 +89,7 @@ void arbiter_none_init(struct arbiter_none *n, struct reg *reg, const struct jud
     arbiter_voters_init(&n->voters, reg, events);
     n->ops = *n->voters.arbiter.ops;
     n->ops.ask = none_ask;
+    n->ops.unask = none_unask;
     n->ops.tick = none_tick;
     n->ops.heard = none_heard;
     n->ops.view = none_view;

@@ -175,6 +175,9 @@ static void on_effect(void *ctx, const struct pair_effect *fx)
     case PX_CHANGE:
         arbiter_ask(h->arbiter, fx, clock_boot_ns());
         break;
+    case PX_UNASK:
+        arbiter_unask(h->arbiter);
+        break;
     case PX_BOOTSTRAP:
         h->arbiter->ops->bootstrap(h->arbiter, &fx->record, fx->op, clock_boot_ns());
         break;

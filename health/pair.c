@@ -103,7 +103,7 @@ void pair_change(struct pair *p, enum intent intent, enum warrant warrant, const
     p->want.version = p->voters.version + 1;
     p->want.tag = next_tag(p);
     p->intent = intent;
-    p->warrant = warrant;
+    p->warrant = p->asked = warrant;
     p->change = CH_PENDING;
     p->op = REG_OP_CHANGE;
     /* Where a fence command may have to run first, the judgement ends it if it has to. */
@@ -218,6 +218,22 @@ static void on_register(struct pair *p, const struct pair_event *ev)
     }
 }
 
+static bool holds_role(const struct pair *p)
+{
+    return p->epoch && !p->superseded && p->phase != PH_RELINQUISHED && p->phase != PH_STEP &&
+           p->phase != PH_FAILED;
+}
+
+/* A node that gave up its role must not come to be alone in the record by its own judgement: the
+ * other was told, and takes over by its own. */
+static void unask_if_given_up(struct pair *p)
+{
+    if (p->op == REG_OP_NONE || p->asked != WARRANT_SERVING || holds_role(p))
+        return;
+    p->asked = WARRANT_NONE;
+    pair_fx(p, (struct pair_effect){.type = PX_UNASK});
+}
+
 /* What a read rests on where the other node doesn't answer: the change that it is to settle, an
  * operator, or that this node serves. */
 static enum warrant read_warrant(const struct pair *p)
@@ -226,9 +242,7 @@ static enum warrant read_warrant(const struct pair *p)
         return WARRANT_ORDERED;
     if (p->phase == PH_CLAIM)
         return p->change == CH_UNKNOWN ? p->warrant : WARRANT_NONE;
-    bool holds = p->epoch && !p->superseded && p->phase != PH_RELINQUISHED && p->phase != PH_STEP &&
-                 p->phase != PH_FAILED;
-    return holds ? WARRANT_SERVING : WARRANT_NONE;
+    return holds_role(p) ? WARRANT_SERVING : WARRANT_NONE;
 }
 
 static void read_if_wanted(struct pair *p)
@@ -237,8 +251,9 @@ static void read_if_wanted(struct pair *p)
         p->phase == PH_STOPPED)
         return;
     p->op = REG_OP_READ;
+    p->asked = read_warrant(p);
     pair_fx(p, (struct pair_effect){.type = PX_READ,
-                                    .warrant = read_warrant(p),
+                                    .warrant = p->asked,
                                     .until_ns = p->now + REGISTER_TIMEOUT_MS * MS,
                                     .write_back = may_write_back(p)});
 }
@@ -550,6 +565,7 @@ void pair_step(struct pair *p, const struct pair_event *ev, uint64_t now_ns)
     pair_lease_gap(p);
     take_event(p, ev);
     roles_settle(p);
+    unask_if_given_up(p);
     operator_timeouts(p);
     read_if_wanted(p);
     pair_publish_lease(p);

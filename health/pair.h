@@ -123,8 +123,9 @@ enum pair_effect_type {
     PX_HEARTBEAT, /* send pair_heartbeat() on every path now */
     /* The register: answered by PE_REGISTER, never from within the effect; refused because it is
      * busy or the own voter doesn't vote: REG_NOT_DONE. Given up at until_ns. One at a time. */
-    PX_READ,      /* register_read */
-    PX_CHANGE,    /* register_change(from_tag, record) */
+    PX_READ,   /* register_read */
+    PX_CHANGE, /* register_change(from_tag, record) */
+    PX_UNASK,  /* what the operation under way rests on is gone: nobody votes for it by judgement */
     PX_BOOTSTRAP, /* register_bootstrap(record); the driver answers op (PX_OP_DONE) where it isn't 0
                    */
     PX_VIEW,      /* pair_view() changed: publish it to the relay, status and log */

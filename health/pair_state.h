@@ -71,6 +71,7 @@ struct pair {
     enum intent intent;
     enum change_state change;
     struct record want;
+    enum warrant asked;   /* of the operation under way; gone with what it rests on */
     enum warrant warrant; /* of the change; a read that settles it has the same */
     enum judgement judged;
     uint64_t tags; /* counter behind the random tags */

@@ -165,9 +165,8 @@ static int check_parent(struct store *s, const struct row *r, uint64_t last_mess
     int err = s->ops->count_recipients(s, r->recipient.id, &total, &open);
     if (err || total)
         return err;
-    struct row key = {.type = ROW_MESSAGE, .message.id = r->recipient.id}, row;
-    enum unmerged_class mark;
-    err = s->ops->get(s, &key, &row, &mark);
+    struct row row;
+    err = store_get_message(s, r->recipient.id, &row);
     return err == STORE_NOT_FOUND ? STORE_CONFLICT : err;
 }
 

@@ -4,6 +4,8 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "replication/judge.h"
+
 void own_init(struct own *o)
 {
     memset(o, 0, sizeof *o);
@@ -70,9 +72,8 @@ int own_finish(struct own *o, uint64_t id)
     int err = s->ops->count_recipients(s, id, &total, &open);
     if (err || open)
         return err;
-    struct row key = {.type = ROW_MESSAGE, .message.id = id}, row;
-    enum unmerged_class mark;
-    err = s->ops->get(s, &key, &row, &mark);
+    struct row row;
+    err = store_get_message(s, id, &row);
     if (err)
         return err == STORE_NOT_FOUND ? STORE_OK : err;
     if (row.message.state == MESSAGE_DONE || row.message.recipients != total)
@@ -104,21 +105,6 @@ int own_merge(struct own *o, const struct row *theirs, enum unmerged_class as,
     return err || !id ? err : own_finish(o, id);
 }
 
-enum { RECALLED_MAX = 64 }; /* bounces of one message that are looked at, as in a merge */
-struct recalled {
-    uint64_t id[RECALLED_MAX];
-    unsigned n;
-};
-
-static bool see_bounce(void *ctx, const struct row *r, enum unmerged_class mark)
-{
-    struct recalled *b = ctx;
-    (void)mark;
-    if (r->message.state == MESSAGE_LIVE)
-        b->id[b->n++] = r->message.id;
-    return b->n < RECALLED_MAX;
-}
-
 struct cancelling {
     struct own *own;
     bool full;
@@ -139,20 +125,17 @@ static bool see_open(void *ctx, const struct row *r, enum unmerged_class mark)
 int own_recall(struct own *o, uint64_t parent)
 {
     struct store *s = o->store;
-    struct recalled b = {.n = 0};
-    int err = s->ops->each_bounce(s, parent, see_bounce, &b);
-    for (unsigned i = 0; !err && i < b.n; i++) {
-        bool wanted;
-        err = apply_bounce_wanted(s, b.id[i], &wanted);
-        if (err || wanted)
-            continue;
+    uint64_t id[BOUNCES_MAX];
+    unsigned n;
+    int err = judge_recalled(s, parent, id, &n);
+    for (unsigned i = 0; !err && i < n; i++) {
         struct cancelling x = {.own = o};
         buf_clear(&o->scratch);
-        err = s->ops->each_recipient(s, b.id[i], see_open, &x);
+        err = s->ops->each_recipient(s, id[i], see_open, &x);
         if (!err)
             err = x.full ? STORE_FULL : put_scratch(o);
         if (!err)
-            err = own_finish(o, b.id[i]);
+            err = own_finish(o, id[i]);
     }
     return err;
 }
@@ -200,10 +183,9 @@ static bool see_quarantined(void *ctx, const struct row *r, enum unmerged_class 
 int own_supersede(struct own *o, uint64_t twin, const struct row_message *accepted, uint64_t *n)
 {
     struct store *s = o->store;
-    struct row key = {.type = ROW_MESSAGE, .message.id = twin}, row;
-    enum unmerged_class mark;
+    struct row row;
     *n = 0;
-    int err = s->ops->get(s, &key, &row, &mark);
+    int err = store_get_message(s, twin, &row);
     if (err || twin == accepted->id)
         return err == STORE_NOT_FOUND ? STORE_OK : err;
     const struct row_message *m = &row.message;

@@ -93,4 +93,12 @@ struct store {
     /* Volatile, apply.c's: how far the rows of an unfinished catch-up have come; 0: none. */
     uint64_t cursor;
 };
+
+/* Valid until the next call, as with get(). */
+static inline int store_get_message(struct store *s, uint64_t id, struct row *out)
+{
+    struct row key = {.type = ROW_MESSAGE, .message.id = id};
+    enum unmerged_class mark;
+    return s->ops->get(s, &key, out, &mark);
+}
 #endif

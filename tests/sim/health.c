@@ -321,6 +321,9 @@ static void on_pair(void *ctx, const struct pair_effect *fx)
     case PX_CHANGE:
         ask_register(s, n, fx);
         break;
+    case PX_UNASK:
+        arbiter_unask(n->arbiter);
+        break;
     case PX_BOOTSTRAP:
         n->arbiter->ops->bootstrap(n->arbiter, &fx->record, fx->op, node_now(s, n));
         break;

@@ -582,7 +582,7 @@ END_TEST
 
 /* b failed it and queued its bounce; a had sent it all the same, and brings that home later.
  * Another recipient's bounce stays. */
-START_TEST(test_a_late_delivery_recalls_the_bounce)
+static void deliver_late(void)
 {
     struct buf f;
     promote(a, 4, MODE_PAIRED);
@@ -596,14 +596,34 @@ START_TEST(test_a_late_delivery_recalls_the_bounce)
     add_bounce(b, MESSAGE_ID(4, 1), MESSAGE_ID(5, 1), "0");
     add_bounce(b, MESSAGE_ID(4, 2), MESSAGE_ID(5, 2), "0");
     adopt(a, b);
-    merge_all(a, b);
-    ck_assert_int_eq(support_state(b, MESSAGE_ID(4, 1), 0), RCPT_DELIVERED);
-    ck_assert_int_eq(support_state(b, MESSAGE_ID(5, 1), 0), RCPT_CANCELLED);
-    ck_assert_int_eq(support_state(b, MESSAGE_ID(5, 2), 0), RCPT_QUEUED);
+}
+
+static void ck_recalled(struct store *s)
+{
+    ck_assert_int_eq(support_state(s, MESSAGE_ID(4, 1), 0), RCPT_DELIVERED);
+    ck_assert_int_eq(support_state(s, MESSAGE_ID(5, 1), 0), RCPT_CANCELLED);
+    ck_assert_int_eq(support_state(s, MESSAGE_ID(5, 2), 0), RCPT_QUEUED);
     struct row m;
-    ck_assert(support_get_message(b, MESSAGE_ID(5, 1), &m));
+    ck_assert(support_get_message(s, MESSAGE_ID(5, 1), &m));
     ck_assert_int_eq(m.message.state, MESSAGE_DONE);
+}
+
+START_TEST(test_a_late_delivery_recalls_the_bounce)
+{
+    deliver_late();
+    merge_all(a, b);
+    ck_recalled(b);
     ck_same(a, b, true);
+}
+END_TEST
+
+/* The same, but a takes over (forced back, say) before b has merged anything. */
+START_TEST(test_a_promotion_recalls_the_bounce)
+{
+    deliver_late();
+    catch_up(b, a);
+    promote(a, 6, MODE_SOLO);
+    ck_recalled(a);
 }
 END_TEST
 
@@ -697,6 +717,7 @@ int main(void)
     tcase_add_test(t, test_promotion_takes_what_is_unmerged);
     tcase_add_test(t, test_a_bounce_follows_its_parent);
     tcase_add_test(t, test_a_late_delivery_recalls_the_bounce);
+    tcase_add_test(t, test_a_promotion_recalls_the_bounce);
     tcase_add_test(t, test_one_id_two_messages);
     tcase_add_test(t, test_pauses_survive_a_merge);
     tcase_add_test(t, test_purge_on_both);
