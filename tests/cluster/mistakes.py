@@ -187,9 +187,10 @@ def shipped_programs(t):
             expect(r.returncode == 0 and r.stdout, f"{program} {option}: {r.returncode}")
         r = subprocess.run([path, "--no-such-option"], capture_output=True, text=True, timeout=10)
         expect(r.returncode == 2, f"{program} --no-such-option: {r.returncode}")
-    r = subprocess.run([os.path.join(TOP, "deploy/quickstart"), "--arbiter", "etcd"], capture_output=True,
+    r = subprocess.run([os.path.join(TOP, "deploy/quickstart"), "--arbiter", "zookeeper"], capture_output=True,
                        text=True, timeout=10)
-    expect(r.returncode == 2 and "etcd" in r.stderr, "quickstart --arbiter etcd says that it isn't there")
+    expect(r.returncode == 2 and "zookeeper" in r.stderr and "witness, etcd" in r.stderr,
+           f"quickstart with an arbiter that there isn't names those that there are: {r.returncode} {r.stderr}")
 
 
 @scenario

@@ -515,6 +515,34 @@ START_TEST(test_promotion_lists_what_is_in_doubt)
 }
 END_TEST
 
+/* What was in doubt once and goes out again is noted again: the next takeover lists it anew. */
+START_TEST(test_what_was_in_doubt_is_listed_anew)
+{
+    promote(a, 4, MODE_PAIRED);
+    add_message(a, MESSAGE_ID(4, 1), 1, NULL);
+    struct buf notes;
+    buf_init(&notes, 4096);
+    struct note_recipient fresh = {0, 0};
+    ck_assert(note_put(&notes, 1, MESSAGE_ID(4, 1), &fresh, 1));
+    struct promotion p = {.epoch = 6,
+                          .mode = MODE_SOLO,
+                          .wall_ms = NOW,
+                          .in_doubt_wait_ms = 30000,
+                          .noted = buf_slice(&notes)};
+    struct promoted out;
+    ck_assert_int_eq(apply_promote(a, &p, &out), STORE_OK);
+    ck_assert_uint_eq(out.in_doubt, 1);
+    p.epoch = 8;
+    p.wall_ms += 60000; /* it has waited, and was on the wire again */
+    ck_assert_int_eq(apply_promote(a, &p, &out), STORE_OK);
+    ck_assert_uint_eq(out.in_doubt, 1);
+    struct row_recipient x = recipient(a, MESSAGE_ID(4, 1));
+    ck_assert(x.in_doubt == DOUBT_YES && x.next_ms >= p.wall_ms + 30000);
+    ck_assert_uint_eq(x.pos.epoch, 8);
+    buf_free(&notes);
+}
+END_TEST
+
 START_TEST(test_promotion_takes_what_is_unmerged)
 {
     diverge();
@@ -673,6 +701,47 @@ START_TEST(test_pauses_survive_a_merge)
 }
 END_TEST
 
+static void order(struct store *s, const char *value, struct buf *out)
+{
+    open_own(s);
+    put((struct row){.type = ROW_OPSTATE,
+                     .opstate = {.key = SLICE_LIT("pause/campaign/x"), .value = slice_str(value)}});
+    close_own(out);
+}
+
+static bool is_paused(struct store *s)
+{
+    struct row key = {.type = ROW_OPSTATE, .opstate.key = SLICE_LIT("pause/campaign/x")}, out;
+    enum unmerged_class mark;
+    ck_assert_int_eq(s->ops->get(s, &key, &out, &mark), STORE_OK);
+    return out.opstate.value.n > 0;
+}
+
+/* a paused it alone, and comes back. While its row is still marked, the primary has merged the
+ * pause, and then an operator lifts it there: that holds on both. */
+START_TEST(test_a_pause_lifted_during_a_rejoin_is_over_on_both)
+{
+    struct buf merged, lifted;
+    promote(a, 4, MODE_PAIRED);
+    catch_up(a, b);
+    order(a, "y", NULL); /* never reached b */
+    promote(b, 5, MODE_SOLO);
+    adopt(a, b);
+    catch_up(b, a);
+    open_own(b);
+    ck_assert_int_eq(a->ops->each_unmerged(a, merge_row, NULL), STORE_OK);
+    close_own(&merged);
+    ck_assert_int_eq(follow(a, &merged), STORE_OK);
+    ck_assert(is_paused(a) && is_paused(b));
+    order(b, "", &lifted);
+    ck_assert_int_eq(follow(a, &lifted), STORE_OK);
+    ck_assert(!is_paused(a) && !is_paused(b));
+    merge_all(a, b); /* MERGED arrives only now, or the connection broke and all is uploaded anew */
+    ck_assert(!is_paused(a) && !is_paused(b));
+    ck_same(a, b, true);
+}
+END_TEST
+
 START_TEST(test_purge_on_both)
 {
     promote(a, 4, MODE_PAIRED);
@@ -714,12 +783,14 @@ int main(void)
     tcase_add_test(t, test_accepted_twin_supersedes);
     tcase_add_test(t, test_twin_accepted_after_the_merge_supersedes);
     tcase_add_test(t, test_promotion_lists_what_is_in_doubt);
+    tcase_add_test(t, test_what_was_in_doubt_is_listed_anew);
     tcase_add_test(t, test_promotion_takes_what_is_unmerged);
     tcase_add_test(t, test_a_bounce_follows_its_parent);
     tcase_add_test(t, test_a_late_delivery_recalls_the_bounce);
     tcase_add_test(t, test_a_promotion_recalls_the_bounce);
     tcase_add_test(t, test_one_id_two_messages);
     tcase_add_test(t, test_pauses_survive_a_merge);
+    tcase_add_test(t, test_a_pause_lifted_during_a_rejoin_is_over_on_both);
     tcase_add_test(t, test_purge_on_both);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
