@@ -1,233 +1,16 @@
 /* The storage thread with real threads and a real disk: what it reports as durable is there after
  * SIGKILL; batches come before their commit; operations of another epoch are never numbered. */
 #include <check.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
-#include <uv.h>
 
 #include "node/base/clock_posix.h"
-#include "node/queue/storage_uv.h"
 #include "node/queue/store_sqlite.h"
+#include "support_storage.h"
 #include "support_store.h"
-
-enum { WAIT_MS = 20000 };
-
-struct rig {
-    struct config config;
-    struct storage *storage;
-    struct store_meta meta;
-    uv_loop_t loop;
-    struct mailbox *mail;
-    pthread_mutex_t lock;
-    pthread_cond_t wake;
-    struct pos batched, durable;
-    bool order_broken;
-    uint64_t n_rows;
-    struct store_reply replies[64];
-    unsigned n_replies, taken;
-    struct mail *back[256];
-    unsigned n_back;
-    int failed;
-    char opstate[64];
-    int fd; /* of the child: durable positions go to the parent */
-};
-
-static void on_batch(void *ctx, const struct own_batch *b)
-{
-    struct rig *r = ctx;
-    pthread_mutex_lock(&r->lock);
-    r->order_broken |= b->first != r->batched.lsn + 1 && r->batched.lsn != 0;
-    r->batched = (struct pos){b->epoch, b->last};
-    r->n_rows += b->n_rows;
-    pthread_mutex_unlock(&r->lock);
-}
-
-static void on_durable(void *ctx, struct pos end)
-{
-    struct rig *r = ctx;
-    pthread_mutex_lock(&r->lock);
-    r->order_broken |= pos_cmp(end, r->batched) != 0;
-    r->durable = end;
-    pthread_mutex_unlock(&r->lock);
-    if (r->fd > 0 && write(r->fd, &end.lsn, sizeof end.lsn) < 0)
-        _exit(1);
-}
-
-static void on_reply(void *ctx, const struct store_reply *p)
-{
-    struct rig *r = ctx;
-    pthread_mutex_lock(&r->lock);
-    ck_assert_uint_lt(r->n_replies, 64);
-    r->replies[r->n_replies++] = *p;
-    pthread_cond_broadcast(&r->wake);
-    pthread_mutex_unlock(&r->lock);
-}
-
-static void on_changed(void *ctx, const struct store_meta *m)
-{
-    (void)ctx;
-    (void)m;
-}
-
-static void on_failed(void *ctx, int err, const char *why)
-{
-    (void)why;
-    ((struct rig *)ctx)->failed = err;
-}
-
-static void on_opstate(void *ctx, struct slice key, struct slice value)
-{
-    struct rig *r = ctx;
-    snprintf(r->opstate, sizeof r->opstate, "%.*s=%.*s", (int)key.n, (const char *)key.p,
-             (int)value.n, (const char *)value.p);
-}
-
-static void on_mail(void *ctx, struct mail *m)
-{
-    struct rig *r = ctx;
-    ck_assert_uint_lt(r->n_back, 256);
-    r->back[r->n_back++] = m;
-}
-
-static void rig_start(struct rig *r, const char *path)
-{
-    char err[300];
-    bool virgin;
-    memset(r, 0, sizeof *r);
-    r->config.store = xstrdup(path);
-    r->config.cluster = xstrdup("test");
-    r->config.queue.retention_ms = 1000;
-    r->config.queue.quarantine_ms = 50;
-    pthread_mutex_init(&r->lock, NULL);
-    pthread_cond_init(&r->wake, NULL);
-    uv_loop_init(&r->loop);
-    r->mail = mailbox_new(&r->loop, on_mail, r);
-    r->storage = storage_open(&r->config, &r->meta, &virgin, err, sizeof err);
-    ck_assert_msg(r->storage != NULL, "%s", err);
-    struct storage_hooks h = {.ctx = r,
-                              .batch = on_batch,
-                              .durable = on_durable,
-                              .reply = on_reply,
-                              .changed = on_changed,
-                              .failed = on_failed,
-                              .opstate = on_opstate};
-    storage_start(r->storage, &h);
-}
-
-static void rig_stop(struct rig *r)
-{
-    storage_stop(r->storage);
-    mailbox_close(r->mail);
-    uv_run(&r->loop, UV_RUN_DEFAULT);
-    uv_loop_close(&r->loop);
-    free(r->config.store);
-    free(r->config.cluster);
-}
-
-static struct store_reply ask(struct rig *r, struct store_request q)
-{
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += WAIT_MS / 1000;
-    storage_request(r->storage, &q);
-    pthread_mutex_lock(&r->lock);
-    while (r->taken == r->n_replies)
-        ck_assert_int_eq(pthread_cond_timedwait(&r->wake, &r->lock, &until), 0);
-    struct store_reply p = r->replies[r->taken++];
-    if (r->taken == r->n_replies)
-        r->taken = r->n_replies = 0;
-    pthread_mutex_unlock(&r->lock);
-    ck_assert_int_eq(p.type, q.type);
-    return p;
-}
-
-static uint32_t promote(struct rig *r, uint32_t epoch)
-{
-    struct store_reply p =
-        ask(r, (struct store_request){.type = SR_PROMOTE, .epoch = epoch, .mode = MODE_SOLO});
-    ck_assert_int_eq(p.err, STORE_OK);
-    return epoch;
-}
-
-static void on_time_out(uv_timer_t *t)
-{
-    (void)t;
-    ck_abort_msg("time-out");
-}
-
-/* The next thing that comes back. */
-static void *next(struct rig *r)
-{
-    uv_timer_t timer;
-    uv_timer_init(&r->loop, &timer);
-    uv_timer_start(&timer, on_time_out, WAIT_MS, 0);
-    while (!r->n_back)
-        uv_run(&r->loop, UV_RUN_ONCE);
-    uv_close((uv_handle_t *)&timer, NULL);
-    uv_run(&r->loop, UV_RUN_NOWAIT);
-    void *m = r->back[0];
-    memmove(r->back, r->back + 1, --r->n_back * sizeof *r->back);
-    return m;
-}
-
-static struct storage_op *op_new(struct rig *r, enum storage_op_type type, uint32_t epoch)
-{
-    struct storage_op *op = xcalloc(1, sizeof *op);
-    op->type = type;
-    op->epoch = epoch;
-    op->reply_to = r->mail;
-    op->rows = xcalloc(16, sizeof *op->rows);
-    return op;
-}
-
-static struct storage_op *add(struct rig *r, uint32_t epoch, uint64_t id, unsigned seed, unsigned n)
-{
-    struct storage_op *op = op_new(r, OP_ADD, epoch);
-    op->rows[op->n_rows++] = support_message(id, seed, n);
-    for (unsigned i = 0; i < n; i++)
-        op->rows[op->n_rows++] = support_recipient(id, i, RCPT_QUEUED);
-    storage_submit(r->storage, op);
-    return op;
-}
-
-static enum op_result wait_op(struct rig *r)
-{
-    struct storage_op *op = next(r);
-    enum op_result result = op->result;
-    storage_op_free(op);
-    return result;
-}
-
-static struct storage_read *get(struct rig *r, struct storage_read q)
-{
-    struct storage_read *p = xmalloc(sizeof *p);
-    *p = q;
-    p->reply_to = r->mail;
-    storage_read(r->storage, 0, p);
-    struct storage_read *back = next(r);
-    ck_assert_ptr_eq(back, p);
-    return p;
-}
-
-static int state_of(struct rig *r, uint64_t id, uint32_t index, uint8_t *message_state)
-{
-    struct storage_read *q = get(r, (struct storage_read){.type = READ_MESSAGE, .id = id});
-    struct wire_reader w = wire_read(buf_slice(&q->bytes));
-    struct row m, p;
-    int state = -1;
-    if (q->err == STORE_OK && row_decode(&w, &m)) {
-        *message_state = m.message.state;
-        while (w.n && row_decode(&w, &p))
-            if (p.recipient.index == index)
-                state = p.recipient.state;
-    }
-    storage_read_free(q);
-    return state;
-}
 
 static struct rig rig;
 static char dir_path[300];
@@ -247,28 +30,29 @@ static void tear_down(void)
 START_TEST(test_add_is_durable_and_read_back)
 {
     rig_start(&rig, dir_path);
-    uint32_t e = promote(&rig, 4);
+    uint32_t e = rig_promote(&rig, 4);
     uint64_t id = MESSAGE_ID(e, 1);
-    add(&rig, e, id, 7, 2);
-    struct storage_op *op = next(&rig);
+    rig_add(&rig, e, id, 7, 2);
+    struct storage_op *op = rig_next(&rig);
     ck_assert_int_eq(op->result, OP_DURABLE);
     ck_assert_uint_eq(op->pos.lsn, rig.durable.lsn);
     ck_assert_uint_eq(op->pos.epoch, e);
     storage_op_free(op);
-    struct storage_read *b = get(&rig, (struct storage_read){.type = READ_BODY, .id = id});
+    struct storage_read *b = rig_get(&rig, (struct storage_read){.type = READ_BODY, .id = id});
     ck_assert_int_eq(b->err, STORE_OK);
     ck_assert(slice_eq(buf_slice(&b->bytes), support_message(id, 7, 2).message.body));
     storage_read_free(b);
-    b = get(&rig, (struct storage_read){.type = READ_BODY, .id = id, .offset = 9, .limit = 3});
+    b = rig_get(&rig, (struct storage_read){.type = READ_BODY, .id = id, .offset = 9, .limit = 3});
     ck_assert(
         slice_eq(buf_slice(&b->bytes), slice_of(support_message(id, 7, 2).message.body.p + 9, 3)));
     storage_read_free(b);
-    b = get(&rig, (struct storage_read){.type = READ_DOMAINS, .due_ms = INT64_MAX, .limit = 10});
+    b = rig_get(&rig,
+                (struct storage_read){.type = READ_DOMAINS, .due_ms = INT64_MAX, .limit = 10});
     ck_assert_uint_eq(b->n_rows, 1);
     storage_read_free(b);
     struct storage_read due = {.type = READ_DUE, .due_ms = INT64_MAX, .limit = 1};
     due.domain = xstrdup("example.net");
-    b = get(&rig, due);
+    b = rig_get(&rig, due);
     ck_assert_uint_eq(b->n_rows, 1);
     ck_assert(b->more);
     struct wire_reader w = wire_read(buf_slice(&b->bytes));
@@ -279,12 +63,12 @@ START_TEST(test_add_is_durable_and_read_back)
     due.cursor.next_ms = p.recipient.next_ms;
     due.cursor.id = id;
     storage_read_free(b);
-    b = get(&rig, due);
+    b = rig_get(&rig, due);
     ck_assert_uint_eq(b->n_rows, 1);
     storage_read_free(b);
     due.domain = xstrdup("example.net");
     due.up_to_lsn = 1; /* the recipients are not committed yet */
-    b = get(&rig, due);
+    b = rig_get(&rig, due);
     ck_assert_uint_eq(b->n_rows, 0);
     storage_read_free(b);
     ck_assert(!rig.order_broken);
@@ -295,21 +79,23 @@ END_TEST
 START_TEST(test_only_the_open_epoch_writes)
 {
     rig_start(&rig, dir_path);
-    add(&rig, 4, MESSAGE_ID(4, 1), 1, 1);
-    ck_assert_int_eq(wait_op(&rig), OP_NOT_PRIMARY);
-    promote(&rig, 4);
-    add(&rig, 6, MESSAGE_ID(6, 1), 1, 1);
-    ck_assert_int_eq(wait_op(&rig), OP_NOT_PRIMARY);
-    add(&rig, 4, MESSAGE_ID(4, 1), 1, 1);
-    ck_assert_int_eq(wait_op(&rig), OP_DURABLE);
+    rig_add(&rig, 4, MESSAGE_ID(4, 1), 1, 1);
+    ck_assert_int_eq(rig_wait(&rig), OP_NOT_PRIMARY);
+    rig_promote(&rig, 4);
+    rig_add(&rig, 6, MESSAGE_ID(6, 1), 1, 1);
+    ck_assert_int_eq(rig_wait(&rig), OP_NOT_PRIMARY);
+    rig_add(&rig, 4, MESSAGE_ID(4, 1), 1, 1);
+    ck_assert_int_eq(rig_wait(&rig), OP_DURABLE);
     uint64_t rows = rig.n_rows;
-    ck_assert_int_eq(ask(&rig, (struct store_request){.type = SR_CLOSE, .epoch = 4}).err, STORE_OK);
-    add(&rig, 4, MESSAGE_ID(4, 2), 2, 1);
-    ck_assert_int_eq(wait_op(&rig), OP_NOT_PRIMARY);
+    ck_assert_int_eq(rig_ask(&rig, (struct store_request){.type = SR_CLOSE, .epoch = 4}).err,
+                     STORE_OK);
+    rig_add(&rig, 4, MESSAGE_ID(4, 2), 2, 1);
+    ck_assert_int_eq(rig_wait(&rig), OP_NOT_PRIMARY);
     ck_assert_uint_eq(rig.n_rows, rows);
     /* An epoch that was seen is never opened again. */
     ck_assert_int_ne(
-        ask(&rig, (struct store_request){.type = SR_PROMOTE, .epoch = 4, .mode = MODE_SOLO}).err,
+        rig_ask(&rig, (struct store_request){.type = SR_PROMOTE, .epoch = 4, .mode = MODE_SOLO})
+            .err,
         STORE_OK);
     rig_stop(&rig);
 }
@@ -319,53 +105,54 @@ START_TEST(test_outcome_finishes_a_message)
 {
     uint8_t ms = 9;
     rig_start(&rig, dir_path);
-    uint32_t e = promote(&rig, 4);
+    uint32_t e = rig_promote(&rig, 4);
     uint64_t id = MESSAGE_ID(e, 1), bounce = MESSAGE_ID(e, 2);
-    add(&rig, e, id, 7, 2);
-    ck_assert_int_eq(wait_op(&rig), OP_DURABLE);
-    struct storage_op *op = op_new(&rig, OP_OUTCOME, e);
+    rig_add(&rig, e, id, 7, 2);
+    ck_assert_int_eq(rig_wait(&rig), OP_DURABLE);
+    struct storage_op *op = rig_op(&rig, OP_OUTCOME, e);
     op->rows[op->n_rows++] = support_recipient(id, 0, RCPT_DELIVERED);
     storage_submit(rig.storage, op);
-    ck_assert_int_eq(wait_op(&rig), OP_DURABLE);
-    ck_assert_int_eq(state_of(&rig, id, 0, &ms), RCPT_DELIVERED);
+    ck_assert_int_eq(rig_wait(&rig), OP_DURABLE);
+    ck_assert_int_eq(rig_state(&rig, id, 0, &ms), RCPT_DELIVERED);
     ck_assert_int_eq(ms, MESSAGE_LIVE);
-    op = op_new(&rig, OP_OUTCOME, e);
+    op = rig_op(&rig, OP_OUTCOME, e);
     op->rows[op->n_rows++] = support_recipient(id, 1, RCPT_FAILED);
     op->rows[op->n_rows] = support_message(bounce, 9, 1);
     op->rows[op->n_rows].message.flags = MSG_BOUNCE;
     op->rows[op->n_rows++].message.parent = id;
     op->rows[op->n_rows++] = support_recipient(bounce, 0, RCPT_QUEUED);
     storage_submit(rig.storage, op);
-    ck_assert_int_eq(wait_op(&rig), OP_DURABLE);
-    ck_assert_int_eq(state_of(&rig, id, 1, &ms), RCPT_FAILED);
+    ck_assert_int_eq(rig_wait(&rig), OP_DURABLE);
+    ck_assert_int_eq(rig_state(&rig, id, 1, &ms), RCPT_FAILED);
     ck_assert_int_eq(ms, MESSAGE_DONE);
-    ck_assert_int_eq(state_of(&rig, bounce, 0, &ms), RCPT_QUEUED);
-    struct storage_read *b = get(&rig, (struct storage_read){.type = READ_MESSAGE, .id = bounce});
+    ck_assert_int_eq(rig_state(&rig, bounce, 0, &ms), RCPT_QUEUED);
+    struct storage_read *b =
+        rig_get(&rig, (struct storage_read){.type = READ_MESSAGE, .id = bounce});
     struct wire_reader w = wire_read(buf_slice(&b->bytes));
     struct row m;
     ck_assert(row_decode(&w, &m) && slice_eq(m.message.envid, SLICE_LIT("1")));
     storage_read_free(b);
-    b = get(&rig, (struct storage_read){.type = READ_BODY, .id = id});
+    b = rig_get(&rig, (struct storage_read){.type = READ_BODY, .id = id});
     ck_assert_int_eq(b->err, STORE_NOT_FOUND);
     storage_read_free(b);
     /* What is terminal is never queued again, whatever delivery still thought (invariant 4). */
-    op = op_new(&rig, OP_OUTCOME, e);
+    op = rig_op(&rig, OP_OUTCOME, e);
     op->rows[op->n_rows++] = support_recipient(id, 1, RCPT_QUEUED);
     storage_submit(rig.storage, op);
-    ck_assert_int_eq(wait_op(&rig), OP_DURABLE);
-    ck_assert_int_eq(state_of(&rig, id, 1, &ms), RCPT_FAILED);
+    ck_assert_int_eq(rig_wait(&rig), OP_DURABLE);
+    ck_assert_int_eq(rig_state(&rig, id, 1, &ms), RCPT_FAILED);
     rig_stop(&rig);
 }
 END_TEST
 
 static uint64_t select_all(struct rig *r, uint32_t e, enum select_action action, const char *state)
 {
-    struct storage_op *op = op_new(r, OP_SELECT, e);
+    struct storage_op *op = rig_op(r, OP_SELECT, e);
     op->action = action;
     op->selector.all = true;
     snprintf(op->selector.state, sizeof op->selector.state, "%s", state);
     storage_submit(r->storage, op);
-    op = next(r);
+    op = rig_next(r);
     ck_assert_int_eq(op->result, OP_DURABLE);
     uint64_t n = op->n_changed;
     if (action == SELECT_CANCEL)
@@ -378,28 +165,28 @@ START_TEST(test_operators_select)
 {
     uint8_t ms;
     rig_start(&rig, dir_path);
-    uint32_t e = promote(&rig, 4);
+    uint32_t e = rig_promote(&rig, 4);
     for (unsigned i = 0; i < 700; i++) { /* more than one step */
-        add(&rig, e, MESSAGE_ID(e, i + 1), i, 2);
-        ck_assert_int_eq(wait_op(&rig), OP_DURABLE);
+        rig_add(&rig, e, MESSAGE_ID(e, i + 1), i, 2);
+        ck_assert_int_eq(rig_wait(&rig), OP_DURABLE);
     }
     ck_assert_uint_eq(select_all(&rig, e, SELECT_HOLD, ""), 1400);
     ck_assert_uint_eq(select_all(&rig, e, SELECT_HOLD, ""), 0);
     ck_assert_uint_eq(select_all(&rig, e, SELECT_RELEASE, "queued"), 0);
     ck_assert_uint_eq(select_all(&rig, e, SELECT_RELEASE, "held"), 1400);
-    struct storage_op *op = op_new(&rig, OP_SELECT, e);
+    struct storage_op *op = rig_op(&rig, OP_SELECT, e);
     op->action = SELECT_CANCEL;
     op->selector.id = MESSAGE_ID(e, 3);
     storage_submit(rig.storage, op);
-    op = next(&rig);
+    op = rig_next(&rig);
     ck_assert_uint_eq(op->n_changed, 2);
     storage_op_free(op);
-    ck_assert_int_eq(state_of(&rig, MESSAGE_ID(e, 3), 1, &ms), RCPT_CANCELLED);
+    ck_assert_int_eq(rig_state(&rig, MESSAGE_ID(e, 3), 1, &ms), RCPT_CANCELLED);
     ck_assert_int_eq(ms, MESSAGE_DONE);
     ck_assert_uint_eq(select_all(&rig, e, SELECT_CANCEL, ""), 1398);
     struct storage_read q = {.type = READ_SUMMARY};
     q.by = xstrdup("domain");
-    struct storage_read *b = get(&rig, q);
+    struct storage_read *b = rig_get(&rig, q);
     ck_assert_int_eq(b->err, STORE_OK);
     ck_assert(slice_eq(buf_slice(&b->bytes), SLICE_LIT("[]")));
     storage_read_free(b);
@@ -409,12 +196,12 @@ END_TEST
 
 static uint64_t redate(struct rig *r, uint32_t e, uint64_t ahead_ms)
 {
-    struct storage_op *op = op_new(r, OP_SELECT, e);
+    struct storage_op *op = rig_op(r, OP_SELECT, e);
     op->action = SELECT_REDATE;
     op->selector.all = true;
     op->selector.ahead_ms = ahead_ms;
     storage_submit(r->storage, op);
-    op = next(r);
+    op = rig_next(r);
     ck_assert_int_eq(op->result, OP_DURABLE);
     uint64_t n = op->n_changed;
     storage_op_free(op);
@@ -427,23 +214,23 @@ START_TEST(test_mail_put_off_by_a_wrong_clock)
 {
     enum { DAY_MS = 86400000, HOUR_MS = 3600000 };
     rig_start(&rig, dir_path);
-    uint32_t e = promote(&rig, 4);
-    add(&rig, e, MESSAGE_ID(e, 1), 1, 1);
-    ck_assert_int_eq(wait_op(&rig), OP_DURABLE);
+    uint32_t e = rig_promote(&rig, 4);
+    rig_add(&rig, e, MESSAGE_ID(e, 1), 1, 1);
+    ck_assert_int_eq(rig_wait(&rig), OP_DURABLE);
     for (unsigned i = 2; i <= 3; i++) {
-        struct storage_op *op = op_new(&rig, OP_ADD, e);
+        struct storage_op *op = rig_op(&rig, OP_ADD, e);
         op->rows[op->n_rows++] = support_message(MESSAGE_ID(e, i), i, 1);
         op->rows[op->n_rows] =
             support_recipient(MESSAGE_ID(e, i), 0, i == 2 ? RCPT_QUEUED : RCPT_QUARANTINED);
         op->rows[op->n_rows++].recipient.next_ms = clock_wall_ms() + (int64_t)6 * DAY_MS;
         storage_submit(rig.storage, op);
-        ck_assert_int_eq(wait_op(&rig), OP_DURABLE);
+        ck_assert_int_eq(rig_wait(&rig), OP_DURABLE);
     }
     ck_assert_uint_eq(redate(&rig, e, (uint64_t)7 * DAY_MS), 0);
     ck_assert_uint_eq(redate(&rig, e, HOUR_MS), 2);
     ck_assert_uint_eq(redate(&rig, e, HOUR_MS), 0);
     uint8_t ms;
-    ck_assert_int_eq(state_of(&rig, MESSAGE_ID(e, 3), 0, &ms), RCPT_QUARANTINED);
+    ck_assert_int_eq(rig_state(&rig, MESSAGE_ID(e, 3), 0, &ms), RCPT_QUARANTINED);
     rig_stop(&rig);
 }
 END_TEST
@@ -451,15 +238,15 @@ END_TEST
 START_TEST(test_list_and_summary)
 {
     rig_start(&rig, dir_path);
-    uint32_t e = promote(&rig, 4);
+    uint32_t e = rig_promote(&rig, 4);
     for (unsigned i = 0; i < 5; i++) {
-        add(&rig, e, MESSAGE_ID(e, i + 1), i, 2);
-        ck_assert_int_eq(wait_op(&rig), OP_DURABLE);
+        rig_add(&rig, e, MESSAGE_ID(e, i + 1), i, 2);
+        ck_assert_int_eq(rig_wait(&rig), OP_DURABLE);
     }
     struct storage_read q = {.type = READ_LIST, .limit = 4};
     unsigned total = 0, pages = 0;
     for (bool more = true; more; pages++) {
-        struct storage_read *b = get(&rig, q);
+        struct storage_read *b = rig_get(&rig, q);
         ck_assert_int_eq(b->err, STORE_OK);
         struct wire_reader w = wire_read(buf_slice(&b->bytes));
         struct row m, p;
@@ -479,7 +266,7 @@ START_TEST(test_list_and_summary)
     for (unsigned i = 0; i < 5; i++) {
         struct storage_read s = {.type = READ_SUMMARY};
         s.by = xstrdup(by[i]);
-        struct storage_read *b = get(&rig, s);
+        struct storage_read *b = rig_get(&rig, s);
         ck_assert_int_eq(b->err, STORE_OK);
         ck_assert_uint_gt(b->bytes.len, 10);
         storage_read_free(b);
@@ -503,16 +290,17 @@ END_TEST
 START_TEST(test_nothing_to_write_is_no_stall)
 {
     rig_start(&rig, dir_path);
-    uint32_t e = promote(&rig, 4);
-    storage_submit(rig.storage, op_new(&rig, OP_RELEASE_DUE, e));
-    ck_assert_int_eq(wait_op(&rig), OP_DURABLE);
+    uint32_t e = rig_promote(&rig, 4);
+    storage_submit(rig.storage, rig_op(&rig, OP_RELEASE_DUE, e));
+    ck_assert_int_eq(rig_wait(&rig), OP_DURABLE);
     struct batch b = {.epoch = 3, .first = 50, .last = 49, .complete = true};
     struct buf frame;
     buf_init(&frame, 1000);
     ck_assert(batch_encode(&frame, &b));
-    ask(&rig, (struct store_request){.type = SR_FOLLOW, .bytes = shared_new(buf_slice(&frame))});
+    rig_ask(&rig,
+            (struct store_request){.type = SR_FOLLOW, .bytes = shared_new(buf_slice(&frame))});
     buf_free(&frame);
-    ask(&rig, (struct store_request){.type = SR_META});
+    rig_ask(&rig, (struct store_request){.type = SR_META});
     usleep(30000);
     struct storage_stats st;
     storage_stats(rig.storage, &st);
@@ -524,12 +312,12 @@ END_TEST
 START_TEST(test_opstate_is_told)
 {
     rig_start(&rig, dir_path);
-    uint32_t e = promote(&rig, 4);
-    struct storage_op *op = op_new(&rig, OP_OPSTATE, e);
+    uint32_t e = rig_promote(&rig, 4);
+    struct storage_op *op = rig_op(&rig, OP_OPSTATE, e);
     op->rows[op->n_rows++] = (struct row){
         .type = ROW_OPSTATE, .opstate = {.key = SLICE_LIT("takeover"), .value = SLICE_LIT("off")}};
     storage_submit(rig.storage, op);
-    ck_assert_int_eq(wait_op(&rig), OP_DURABLE);
+    ck_assert_int_eq(rig_wait(&rig), OP_DURABLE);
     rig_stop(&rig);
     ck_assert_str_eq(rig.opstate, "takeover=off");
     rig_start(&rig, dir_path);
@@ -544,10 +332,10 @@ START_TEST(test_changes_followed_make_a_copy)
     char other[400];
     snprintf(other, sizeof other, "%s.copy", dir_path);
     rig_start(&rig, dir_path);
-    uint32_t e = promote(&rig, 4);
+    uint32_t e = rig_promote(&rig, 4);
     for (unsigned i = 0; i < 20; i++) {
-        add(&rig, e, MESSAGE_ID(e, i + 1), i, 2);
-        ck_assert_int_eq(wait_op(&rig), OP_DURABLE);
+        rig_add(&rig, e, MESSAGE_ID(e, i + 1), i, 2);
+        ck_assert_int_eq(rig_wait(&rig), OP_DURABLE);
     }
     static struct rig copy;
     rig_start(&copy, other);
@@ -555,7 +343,7 @@ START_TEST(test_changes_followed_make_a_copy)
     unsigned pieces = 0;
     for (bool more = true; more; pieces++) {
         struct store_reply p =
-            ask(&rig, (struct store_request){.type = SR_CHANGES, .first = at, .limit = 2000});
+            rig_ask(&rig, (struct store_request){.type = SR_CHANGES, .first = at, .limit = 2000});
         ck_assert_int_eq(p.err, STORE_OK);
         more = p.more;
         struct batch b;
@@ -564,7 +352,7 @@ START_TEST(test_changes_followed_make_a_copy)
         ck_assert_int_eq(b.complete, !more);
         at = b.last;
         struct store_reply f =
-            ask(&copy, (struct store_request){.type = SR_FOLLOW, .bytes = p.bytes});
+            rig_ask(&copy, (struct store_request){.type = SR_FOLLOW, .bytes = p.bytes});
         ck_assert_int_eq(f.err, STORE_OK);
         ck_assert_uint_eq(f.meta.end.lsn, more ? 0 : at);
     }
@@ -593,11 +381,11 @@ static void child(int fd)
     static struct rig r;
     rig_start(&r, dir_path);
     r.fd = fd;
-    uint32_t e = promote(&r, 4);
+    uint32_t e = rig_promote(&r, 4);
     for (unsigned i = 0, out = 0;; i++) {
-        add(&r, e, MESSAGE_ID(e, i + 1), i, 1);
+        rig_add(&r, e, MESSAGE_ID(e, i + 1), i, 1);
         if (++out >= 50) {
-            ck_assert_int_eq(wait_op(&r), OP_DURABLE);
+            ck_assert_int_eq(rig_wait(&r), OP_DURABLE);
             out--;
         }
     }
