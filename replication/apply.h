@@ -79,9 +79,10 @@ int apply_adopt(struct store *s, struct pos shared, const struct history *primar
 /* Rejoin, primary's side: merges one unmerged row of the follower. Appends to `out` the rows
  * (without positions) that must be written as new changes: the merged row, winners and losers
  * alike. `as` is its class: quarantine sets recipients' state and next_ms; a quarantined twin of an
- * accepted message is superseded; a bounce follows its parent. Nothing is written here: the rows go
- * through the primary's usual batch. They must be in the store (same transaction) before the next
- * row of that message is merged: own_merge() does both. */
+ * accepted message is superseded; a bounce follows its parent. UNMERGED_NONE: a row of a copy that
+ * follows this node, found to differ (verify.h). Nothing is written here: the rows go through the
+ * primary's usual batch. They must be in the store (same transaction) before the next row of that
+ * message is merged: own_merge() does both. */
 int apply_merge(struct store *s, const struct row *theirs, enum unmerged_class as, int64_t wall_ms,
                 int64_t quarantine_ms, struct buf *out, uint32_t *n_rows);
 /* A bounce follows its parent: wanted if a failure is what came out for a recipient that it is

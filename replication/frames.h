@@ -71,7 +71,7 @@ struct frame_ask {
     uint8_t what; /* enum ask_what */
     uint64_t id;  /* DIGESTS: above it; else the message */
     uint64_t upto;
-    uint32_t from; /* ROWS: first chunk */
+    uint32_t from; /* ROWS: store_request.skip */
     bool more;     /* MEND: further rows follow */
     struct slice rows;
 };

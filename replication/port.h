@@ -6,7 +6,9 @@
 
 #include "replication/apply.h"
 
-#define ROWS_WITHOUT_CHUNKS UINT32_MAX /* SR_ROWS: only the message and its recipients */
+/* SR_ROWS, `skip`: no chunks; what is added to it: recipients from that index on, without the
+ * message's own row. */
+#define ROWS_WITHOUT_CHUNKS 0x80000000u
 
 /* How a comparison of both stores stands (verify.h). */
 struct verify_view {
@@ -55,9 +57,8 @@ enum store_request_type {
     SR_DIGESTS,    /* served by a reader of its own: digests (digest.h) of messages with ids above
                       `first` up to pos.lsn, at most `limit`; reply.first: the last id covered, more */
     SR_ROWS, /* likewise: rows of message `first` from chunk `skip` on, about `limit` bytes; chunks,
-                then the message, then its recipients; reply.first: the next chunk, more. From 0:
-                not before its body was found to be right, else STORE_CORRUPT. ROWS_WITHOUT_CHUNKS
-              */
+                then the message, then its recipients; reply.first: the next `skip`, more. From 0:
+                not before its body was found to be right, else STORE_CORRUPT */
     SR_MEND, /* bytes: SR_ROWS of message `first` from the other node: its body is put back here,
                 under the positions that its rows have here. STORE_CORRUPT: that copy is bad, too */
     SR_CHANGES, /* served by a reader: rows after lsn `first`, at most `limit` bytes, as one encoded

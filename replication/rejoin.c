@@ -112,7 +112,12 @@ static int merge_one_recipient(struct store *s, const struct row *theirs, enum u
         err = judge_recipient(s, &own.recipient, as, wall_ms, quarantine_ms);
     if (err)
         return err;
-    apply_orphan_note(&own.recipient);
+    /* A note of a copy that follows this node is this node's own: no orphan, and its row here tells
+     * whether that dot is still open. */
+    if (as != UNMERGED_NONE)
+        apply_orphan_note(&own.recipient);
+    else if (own.recipient.in_doubt == DOUBT_NOTED)
+        own.recipient.in_doubt = DOUBT_NONE;
     err = s->ops->get(s, &own, &here, &mark);
     if (err == STORE_NOT_FOUND)
         return emit(out, n_rows, &own);

@@ -1,4 +1,4 @@
-/* See verify.h. */
+/* See verify.h: the primary's side. */
 #include "replication/verify.h"
 
 #include <assert.h>
@@ -175,7 +175,8 @@ static void begin(struct replica *r, uint64_t id, bool for_delivery)
 
 /* ---- one message ---- */
 
-/* Pages of rows, each as (class, row)s for SR_MERGE. */
+/* Pages of rows, each as (class, row)s for SR_MERGE: of no class, for both copies are of one
+ * history. */
 static void merge_page(struct replica *r, struct slice rows)
 {
     struct buf pairs;
@@ -186,7 +187,7 @@ static void merge_page(struct replica *r, struct slice rows)
     while (ok && in.n) {
         struct row row;
         const uint8_t *start = in.p;
-        ok = row_decode(&in, &row) && wire_put_u8(&pairs, UNMERGED_QUEUED) &&
+        ok = row_decode(&in, &row) && wire_put_u8(&pairs, UNMERGED_NONE) &&
              buf_append(&pairs, start, (size_t)(in.p - start));
         n++;
     }
@@ -241,6 +242,13 @@ static void judge(struct replica *r)
     } else {
         settle_rows(r);
     }
+}
+
+/* The standby couldn't answer. */
+static void no_answer(struct replica *r, uint8_t err)
+{
+    verify_lost(r, err == STORE_FULL ? "the standby is at an earlier question still"
+                                     : "the standby's store can't be read");
 }
 
 /* Both sides have answered, and ours hasn't changed meanwhile? */
@@ -484,7 +492,7 @@ void verify_told(struct replica *r, struct slice payload)
     switch (v->stage) {
     case VS_THEIRS:
         if (t.err) {
-            verify_lost(r, "the standby's store can't be read");
+            no_answer(r, t.err);
             break;
         }
         compare_ranges(v, slice_of(v->own->data, v->own->n), t.bytes,
@@ -497,7 +505,7 @@ void verify_told(struct replica *r, struct slice payload)
         break;
     case VS_ASK:
         if (t.err) {
-            verify_lost(r, "the standby's store can't be read");
+            no_answer(r, t.err);
             break;
         }
         v->has_there = first_digest(t.bytes, &v->there);
@@ -571,77 +579,4 @@ void verify_mend(struct replica *r, uint64_t id)
         v->wanted[v->n_wanted++] = id;
         verify_go(r);
     }
-}
-
-/* ---- the follower answers ---- */
-
-static void tell(struct replica *r, const struct frame_told *t)
-{
-    bool ok = told_encode(&r->out, t);
-    assert(ok);
-    (void)ok;
-    replica_send(r, r->f.link, FRAME_TOLD, NULL);
-}
-
-void verify_asked(struct replica *r, struct slice payload)
-{
-    struct answering *a = &r->answering;
-    struct frame_ask q;
-    if (!ask_decode(payload, &q) || a->cookie) {
-        follow_lost(r, "malformed or untimely question");
-        return;
-    }
-    a->token = q.token;
-    struct store_request s = {.first = q.id};
-    if (q.what == ASK_DIGESTS) {
-        s.type = SR_DIGESTS;
-        s.pos.lsn = q.upto;
-        s.limit = 4 * VERIFY_RANGE;
-    } else if (q.what == ASK_ROWS) {
-        s.type = SR_ROWS;
-        s.skip = q.from;
-        s.limit = VERIFY_PAGE;
-    } else {
-        if (a->id != q.id || !a->rows.max) {
-            buf_free(&a->rows);
-            buf_init(&a->rows, r->cfg.repair_bytes);
-            a->id = q.id;
-        }
-        bool fits = buf_append_slice(&a->rows, q.rows);
-        if (q.more || !fits) {
-            if (!fits)
-                verify_forget(r);
-            tell(r, &(struct frame_told){.token = q.token, .err = fits ? 0 : STORE_FULL});
-            return;
-        }
-        s.type = SR_MEND;
-        s.bytes = shared_new(buf_slice(&a->rows));
-        verify_forget(r);
-        a->token = q.token;
-    }
-    a->cookie = replica_store(r, &s);
-}
-
-void verify_forget(struct replica *r)
-{
-    buf_free(&r->answering.rows);
-    r->answering = (struct answering){.cookie = 0};
-}
-
-bool verify_answer(struct replica *r, struct store_reply *reply)
-{
-    struct answering *a = &r->answering;
-    if (reply->type != SR_DIGESTS && reply->type != SR_ROWS && reply->type != SR_MEND)
-        return false;
-    if (!a->cookie || reply->cookie != a->cookie || r->role != FOLLOWS || !r->f.link)
-        return true; /* of a link that is gone */
-    a->cookie = 0;
-    tell(r, &(struct frame_told){.token = a->token,
-                                 .err = (uint8_t)reply->err,
-                                 .more = reply->more,
-                                 .next = reply->first,
-                                 .bytes = reply->bytes && !reply->err
-                                              ? slice_of(reply->bytes->data, reply->bytes->n)
-                                              : (struct slice){NULL, 0}});
-    return true;
 }

@@ -1,6 +1,6 @@
 /* Comparing and mending two copies of one queue (protocol 3: "every body is checked before it goes
- * anywhere; a copy that fails is fetched again from the peer"). Core; private to replica.c and
- * verify.c.
+ * anywhere; a copy that fails is fetched again from the peer"). Core; private to replica.c,
+ * verify.c and answer.c.
  *
  * One mechanism for two needs. `batonctl verify`: digests of both stores in chunks ordered by id; a
  * message that differs is looked at again by itself, until both nodes have settled it, so that what
@@ -25,7 +25,7 @@ enum {
     VERIFY_RANGE = 256,    /* messages compared at a time: some 8 KiB of digests */
     VERIFY_TODO = 2048,    /* differing messages remembered before they are looked at again */
     VERIFY_WANTED = 1024,  /* bodies that deliveries wait for: more than connections by default */
-    VERIFY_PAGE = 1 << 20, /* bytes of rows in one frame */
+    VERIFY_PAGE = 1 << 20, /* bytes of rows in one frame, or little more */
     VERIFY_TRIES = 20,     /* looks at a message that keeps changing */
     VERIFY_MENDS = 3,      /* attempts to mend one message */
 };
@@ -61,7 +61,7 @@ struct verify {
     uint64_t settle_lsn;
     struct digest here, there;
     bool has_here, has_there;
-    uint32_t page; /* first chunk of the page asked for */
+    uint32_t page; /* where the page asked for begins */
     struct buf rows;
     uint64_t cookie, token, asked_ns, not_before_ns;
 };

@@ -101,10 +101,38 @@ int store_sqlite_digests(struct store *s, uint64_t after, uint64_t upto, unsigne
     return err;
 }
 
-static bool add_row(void *ctx, const struct row *r, enum unmerged_class mark)
+/* A page of recipients: from an index on, as many as fit, at least one. */
+struct page {
+    struct buf *out;
+    uint32_t from, next;
+    size_t limit;
+    bool any, more, full;
+};
+
+static bool add_recipient_row(void *ctx, const struct row *r, enum unmerged_class mark)
 {
+    struct page *p = ctx;
     (void)mark;
-    return row_encode(ctx, r);
+    if (r->recipient.index < p->from)
+        return true;
+    p->next = r->recipient.index;
+    p->more = p->any && p->out->len >= p->limit;
+    if (p->more)
+        return false;
+    p->any = true;
+    p->full = !row_encode(p->out, r);
+    return !p->full;
+}
+
+/* skip: of ROWS_WITHOUT_CHUNKS. */
+static int recipient_rows(struct store *s, uint64_t id, uint32_t skip, size_t limit,
+                          struct buf *out, uint32_t *next, bool *more)
+{
+    struct page p = {.out = out, .from = skip - ROWS_WITHOUT_CHUNKS, .limit = limit};
+    int err = sqlite_each_recipient(s, id, add_recipient_row, &p);
+    *more = p.more;
+    *next = p.more ? ROWS_WITHOUT_CHUNKS + p.next : 0;
+    return err ? err : p.full ? STORE_FULL : STORE_OK;
 }
 
 int store_sqlite_rows(struct store *s, uint64_t id, uint32_t from, size_t limit, struct buf *out,
@@ -116,6 +144,8 @@ int store_sqlite_rows(struct store *s, uint64_t id, uint32_t from, size_t limit,
     *next = 0;
     if (err)
         return err;
+    if (from > ROWS_WITHOUT_CHUNKS)
+        return recipient_rows(s, id, from, limit, out, next, more);
     uint32_t chunks = m.message.state == MESSAGE_LIVE ? m.message.chunks : 0;
     if (!from && (err = store_sqlite_body(s, &m.message)))
         return err;
@@ -134,5 +164,5 @@ int store_sqlite_rows(struct store *s, uint64_t id, uint32_t from, size_t limit,
     err = get_message(s, id, &m);
     if (!err && !row_encode(out, &m))
         err = STORE_FULL;
-    return err ? err : sqlite_each_recipient(s, id, add_row, out);
+    return err ? err : recipient_rows(s, id, ROWS_WITHOUT_CHUNKS, limit, out, next, more);
 }

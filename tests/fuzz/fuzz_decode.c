@@ -6,7 +6,9 @@
 #include "health/pair.h"
 #include "health/record.h"
 #include "health/register.h"
+#include "replication/digest.h"
 #include "replication/frames.h"
+#include "replication/notes.h"
 #include "replication/row.h"
 
 static void must(bool ok, const char *what)
@@ -83,12 +85,49 @@ static bool redo_unmerged(struct slice in, struct buf *out)
     return unmerged_decode(in, &x) && unmerged_encode(out, &x);
 }
 
+static bool redo_ask(struct slice in, struct buf *out)
+{
+    struct frame_ask x;
+    return ask_decode(in, &x) && ask_encode(out, &x);
+}
+
+static bool redo_told(struct slice in, struct buf *out)
+{
+    struct frame_told x;
+    return told_decode(in, &x) && told_encode(out, &x);
+}
+
+static bool redo_verified(struct slice in, struct buf *out)
+{
+    struct verify_view x;
+    return verified_decode(in, &x) && verified_encode(out, &x);
+}
+
+static bool redo_note(struct slice in, struct buf *out)
+{
+    struct frame_note x;
+    if (!note_decode(in, &x))
+        return false;
+    struct notes set = {0};
+    notes_take(&set, &x);
+    notes_clear(&set);
+    return note_encode_head(out, x.epoch, x.anew, x.number) && buf_append_slice(out, x.records);
+}
+
+static bool redo_digest(struct slice in, struct buf *out)
+{
+    struct digest x;
+    struct wire_reader r = wire_read(in);
+    return digest_decode(&r, &x) && wire_done(&r) && digest_encode(out, &x);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static bool (*const redo[])(struct slice, struct buf *) = {
         redo_row,   redo_history, redo_heartbeat, redo_register, redo_record,
         redo_voter, redo_hello,   redo_welcome,   redo_ack,      redo_unmerged,
+        redo_ask,   redo_told,    redo_verified,  redo_digest,   redo_note,
     };
     if (size < 1 || size > 100000)
         return 0;

@@ -134,7 +134,8 @@ static void emit(void *ctx, const struct replica_effect *fx)
             w->cut = true;
         break;
     case RX_STORE: {
-        bool read = fx->request->type == SR_CHANGES;
+        bool read = fx->request->type == SR_CHANGES || fx->request->type == SR_DIGESTS ||
+                    fx->request->type == SR_ROWS;
         struct job *j = push(read ? &n->reads_end : &n->jobs_end, JOB_REQUEST);
         j->request = *fx->request;
         break;
@@ -156,6 +157,9 @@ static void emit(void *ctx, const struct replica_effect *fx)
         n->reports[n->n_reports++] = fx->report;
         break;
     case RX_MENDED:
+        n->mended_id = fx->id;
+        n->mended = (enum verify_mended)fx->mended;
+        n->n_mended++;
         break;
     case RX_OP_DONE:
         n->op_ok = fx->ok;
@@ -182,7 +186,7 @@ static void own_hand_over(struct world_node *n)
                                   .rows = shared_new(x.rows)};
 }
 
-static void fill(uint8_t *p, size_t n, uint64_t from)
+void world_body(uint8_t *p, size_t n, uint64_t from)
 {
     for (size_t i = 0; i < n; i++)
         p[i] = (uint8_t)(rng_mix(from + i / 8) >> 8 * (i % 8));
@@ -191,24 +195,29 @@ static void fill(uint8_t *p, size_t n, uint64_t from)
 int world_put_message(struct world_node *n, uint64_t id, size_t body_bytes)
 {
     uint8_t *body = xmalloc(body_bytes);
-    fill(body, body_bytes, id);
+    uint32_t recipients = n->recipients ? n->recipients : 1;
+    world_body(body, body_bytes, id);
     struct row m = {.type = ROW_MESSAGE,
                     .message = {.id = id,
                                 .creator = store_memory_meta(n->store)->id,
                                 .received_ms = wall(n->world),
                                 .size = body_bytes,
-                                .recipients = 1,
+                                .recipients = recipients,
                                 .sender = SLICE_LIT("from@example.com"),
                                 .body = slice_of(body, body_bytes)}};
-    fill(m.message.sha256, 32, ~id);
-    struct row r = {.type = ROW_RECIPIENT,
-                    .recipient = {.id = id,
-                                  .state = RCPT_QUEUED,
-                                  .address = SLICE_LIT("to@example.net"),
-                                  .domain = SLICE_LIT("example.net")}};
+    world_body(m.message.sha256, 32, ~id);
     int err = own_put(n->own, &m);
     free(body);
-    return err ? err : own_put(n->own, &r);
+    for (uint32_t i = 0; !err && i < recipients; i++) {
+        struct row r = {.type = ROW_RECIPIENT,
+                        .recipient = {.id = id,
+                                      .index = i,
+                                      .state = RCPT_QUEUED,
+                                      .address = SLICE_LIT("to@example.net"),
+                                      .domain = SLICE_LIT("example.net")}};
+        err = own_put(n->own, &r);
+    }
+    return err;
 }
 
 static int put_outcome(struct world_node *n, uint64_t id, uint8_t state)
@@ -459,6 +468,11 @@ bool world_serve(struct world_node *n, const struct store_request *q, struct sto
     case SR_CHANGES:
         do_changes(n, q, r);
         break;
+    case SR_DIGESTS:
+    case SR_ROWS:
+    case SR_MEND:
+        world_compare(n, q, r);
+        break;
     default:
         break;
     }
@@ -499,7 +513,7 @@ void world_storage(struct world *w, unsigned node)
 
 static bool reader_turn(struct world_node *n)
 {
-    if (!n->reads)
+    if (!n->reads || n->reads_stalled)
         return false;
     struct job *j = pop(&n->reads, &n->reads_end);
     serve(n, &j->request);

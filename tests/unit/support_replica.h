@@ -24,12 +24,15 @@ struct world_node {
     struct job *reads, **reads_end; /* its reader */
     struct job *inbox, **inbox_end; /* to the core */
     struct own *own;
-    bool own_open, stalled;
-    uint64_t sequence; /* of message ids */
+    bool own_open, stalled, reads_stalled;
+    uint64_t sequence;   /* of message ids */
+    uint32_t recipients; /* of a message that is added; 0: one */
     /* what it was told */
     uint32_t epoch;
     uint64_t committed, settled, noted, epoch_overs, logs, op_answers;
-    bool op_ok;            /* the newest answer to an operator */
+    bool op_ok;                   /* the newest answer to an operator */
+    uint64_t mended_id, n_mended; /* the newest RX_MENDED, how many */
+    enum verify_mended mended;
     struct pos remembered; /* by storage, for its next transaction */
     bool serving_waits;    /* the record (or a pending change) names the other */
     struct pair_event reports[WORLD_REPORTS];
@@ -78,6 +81,11 @@ void world_note(struct world *w, unsigned node, uint64_t number, uint64_t key, u
 bool world_serve(struct world_node *n, const struct store_request *q, struct store_reply *reply);
 /* Puts a message with one recipient and a body of that size into n's open transaction. */
 int world_put_message(struct world_node *n, uint64_t id, size_t body_bytes);
+
+/* What a comparison asks of n's store (SR_DIGESTS, SR_ROWS, SR_MEND). The body of message id is
+ * right if it is world_body(id). */
+void world_compare(struct world_node *n, const struct store_request *q, struct store_reply *reply);
+void world_body(uint8_t *p, size_t n, uint64_t id);
 
 const struct store_meta *world_meta(const struct world *w, unsigned node);
 struct store_id world_store_id(const struct world *w, unsigned node);

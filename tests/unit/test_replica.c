@@ -818,6 +818,22 @@ START_TEST(test_rejoin_discard_merges_nothing)
 }
 END_TEST
 
+/* The operator's word is for the case that was told, not for the next one: here the primary's clock
+ * is put right before it is carried out. */
+START_TEST(test_an_order_that_was_not_needed_is_forgotten)
+{
+    uint64_t finished, alone = away_for_eight_days(32, &finished);
+    world_run(&w, 200);
+    w.node[B].core->cfg.retention_ms = UINT64_MAX; /* not that old after all */
+    rejoin(A, true);
+    ck_assert(w.node[A].op_ok);
+    world_run(&w, 2000);
+    ck_assert(world_has(&w, B, alone)); /* an ordinary rejoin: it is merged */
+    ck_assert_int_eq(w.node[A].core->order, REJOIN_NONE);
+    world_free(&w);
+}
+END_TEST
+
 /* A link that breaks in the middle of it doesn't turn the rest into an ordinary catch-up, which
  * would never hear of what was purged. */
 START_TEST(test_rejoin_survives_a_broken_link)
@@ -1029,6 +1045,7 @@ int main(void)
     tcase_add_test(t, test_away_for_longer_than_retention_waits_for_the_operator);
     tcase_add_test(t, test_rejoin_merge_brings_what_only_it_has);
     tcase_add_test(t, test_rejoin_discard_merges_nothing);
+    tcase_add_test(t, test_an_order_that_was_not_needed_is_forgotten);
     tcase_add_test(t, test_rejoin_survives_a_broken_link);
     tcase_add_test(t, test_away_for_too_long_without_changes_gets_a_copy);
     tcase_add_test(t, test_a_cloned_store_gets_its_own_id);
