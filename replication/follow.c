@@ -270,9 +270,9 @@ static void on_welcome(struct replica *r, struct slice payload)
         return;
     }
     r->waits = false;
+    /* Not needed after all (a clock was put right): the next time asks anew. */
     if (w.plan == PLAN_ADOPT || w.plan == PLAN_RESUME)
-        r->order =
-            REJOIN_NONE; /* it wasn't needed (a clock was put right): the next time asks anew */
+        r->order = REJOIN_NONE;
     f->copy_after = w.plan == PLAN_UPLOAD_COPY;
     f->state = FOLLOW_ADOPT;
     if (w.plan == PLAN_RESUME) {

@@ -106,7 +106,7 @@ static int merge_one_recipient(struct store *s, const struct row *theirs, enum u
     /* What is live here was judged before, by a store that knew more: one that was rolled back has
      * forgotten how much of its epoch was acknowledged. */
     err = s->ops->get(s, &own, &here, &mark);
-    if (!err && here.recipient.state == RCPT_QUEUED)
+    if (!err && here.recipient.state == RCPT_QUEUED && as == UNMERGED_QUARANTINE)
         as = UNMERGED_QUEUED;
     if (!err || err == STORE_NOT_FOUND)
         err = judge_recipient(s, &own.recipient, as, wall_ms, quarantine_ms);
