@@ -1,6 +1,7 @@
 """Stores that come back: away for too long, copied, rolled back."""
 import os
 import shutil
+import signal
 import smtplib
 import sqlite3
 import threading
@@ -29,12 +30,16 @@ def comes_back_too_late(t):
     primary, standby = pair.wait_in_sync()
     send(primary, "finished", "defer9@sink.example")
     wait_until("it waits on both", lambda: standby.status()["queue"]["messages"] == 1, 10)
-    standby.kill()
+    # Frozen, not killed: a process that never heard the other's clock purges nothing within an hour.
+    # Cut off as well: what waits in its socket would be read when it wakes.
+    t.place.cut(primary.node, standby.node)
+    standby.signal(signal.SIGSTOP)
     wait_until("the primary is alone", lambda: primary.status().get("mode") == "solo", 15)
     send(primary, "alone", "defer1@sink.example")
     wait_until("it is deferred", lambda: primary.status()["queue"]["deferred"] == 2, 10)
     primary.kill()
-    standby.start()
+    t.place.heal()
+    standby.signal(signal.SIGCONT)
     wait_until("it answers", lambda: standby.status(), 10)
     code, out, err = standby.ctl("failover", "--force", "--yes")
     expect(code == 0, f"failover --force: {code} {out}{err}")
