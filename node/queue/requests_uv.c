@@ -149,7 +149,8 @@ static void follow(struct storage *s, struct followed *f, unsigned n)
 
 static void follow_line(struct storage *s, struct list *line)
 {
-    struct followed *f = xcalloc(FOLLOW_MAX, sizeof *f);
+    /* Megabytes with their answers: what is used is set below. */
+    struct followed *f = xmalloc(FOLLOW_MAX * sizeof *f);
     unsigned n = 0;
     size_t bytes = 0;
     while (n < FOLLOW_MAX && bytes < FOLLOW_BYTES && line->head && !line->head->op &&
