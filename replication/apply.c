@@ -170,6 +170,39 @@ static int check_parent(struct store *s, const struct row *r, uint64_t last_mess
     return err == STORE_NOT_FOUND ? STORE_CONFLICT : err;
 }
 
+/* `r` borrows from the store's own answer, which does not outlive the next call. */
+static int put_copy(struct store *s, const struct row *r, enum unmerged_class mark)
+{
+    struct buf copy;
+    buf_init(&copy, 1 << 20);
+    struct row own;
+    bool ok = row_encode(&copy, r);
+    struct wire_reader w = wire_read(buf_slice(&copy));
+    int err = ok && row_decode(&w, &own) ? put_and_purge(s, &own, mark) : STORE_CORRUPT;
+    buf_free(&copy);
+    return err;
+}
+
+/* A body never changes, and one of both copies may have rotted: what is here stays here, so that a
+ * damaged copy of the primary doesn't replace the good one that it would be mended from (protocol
+ * 3). The other way round the primary's mends this one: `verify`, or the delivery that needs it. Of
+ * another message under the same id (a cloned store) the chunks that are here are moved with it;
+ * the primary's come from there when they are needed. */
+static bool keeps_body(const struct row *in, const struct row *here, struct row *out)
+{
+    *out = *in;
+    if (in->type == ROW_CHUNK && in->chunk.data.n == here->chunk.data.n)
+        out->chunk.data = here->chunk.data;
+    else if (in->type == ROW_MESSAGE && in->message.state == MESSAGE_LIVE &&
+             here->message.state == MESSAGE_LIVE && here->message.body.n &&
+             in->message.size == here->message.size &&
+             memcmp(in->message.sha256, here->message.sha256, sizeof in->message.sha256) == 0)
+        out->message.body = here->message.body;
+    else
+        return false;
+    return true;
+}
+
 /* A row of the primary meets a row here that it may not have yet: both are kept, in one. */
 static int follow_marked(struct store *s, const struct row *in, const struct row *here,
                          enum unmerged_class mark)
@@ -202,6 +235,7 @@ static int follow_marked(struct store *s, const struct row *in, const struct row
             merge_opstate(&here->opstate, &in->opstate, &out.opstate);
         break;
     case ROW_CHUNK:
+        keeps_body(in, here, &out);
         break;
     }
     if (!same) {
@@ -209,15 +243,7 @@ static int follow_marked(struct store *s, const struct row *in, const struct row
         int err = moved_local(s, in->message.id, mark);
         return err ? err : s->ops->put(s, in, UNMERGED_NONE);
     }
-    /* `out` borrows from the store's own answer, which does not outlive the next call. */
-    struct buf copy;
-    buf_init(&copy, 1 << 20);
-    struct row own;
-    bool ok = row_encode(&copy, &out);
-    struct wire_reader r = wire_read(buf_slice(&copy));
-    int err = ok && row_decode(&r, &own) ? put_and_purge(s, &own, mark) : STORE_CORRUPT;
-    buf_free(&copy);
-    return err;
+    return put_copy(s, &out, mark);
 }
 
 static int follow_row(struct store *s, const struct row *in)
@@ -238,13 +264,17 @@ static int follow_row(struct store *s, const struct row *in)
     if (in->type == ROW_RECIPIENT && rcpt_terminal(here.recipient.state) &&
         !rcpt_terminal(in->recipient.state))
         return follow_marked(s, in, &here, UNMERGED_NONE);
-    return put_and_purge(s, in, UNMERGED_NONE);
+    struct row out;
+    return keeps_body(in, &here, &out) ? put_copy(s, &out, UNMERGED_NONE)
+                                       : put_and_purge(s, in, UNMERGED_NONE);
 }
 
 /* Can it be written without looking at what is here? Not a change of an older recipient that is
- * still open: it may meet an outcome. */
+ * still open: it may meet an outcome. Nor a message that was written before: see keeps_body(). */
 static bool is_new(const struct row *r, uint64_t last_message)
 {
+    if (r->type == ROW_MESSAGE)
+        return r->message.state == MESSAGE_DONE || pos_cmp(r->message.born, r->message.pos) == 0;
     return r->type != ROW_RECIPIENT || rcpt_terminal(r->recipient.state) ||
            r->recipient.id == last_message;
 }

@@ -271,8 +271,10 @@ void books_dot(struct sim *s, struct node *n, uint32_t epoch, uint64_t id, uint3
 void books_settled(struct sim *s, struct node *n, uint64_t id, uint32_t rcpt)
 {
     struct rcpt_book *x = &books_find(s, id)->rcpt[rcpt];
-    if (x->node != n->self || x->state != DOT_PENDING)
-        return; /* the other has sent it again meanwhile: this node's epoch is over */
+    /* The other has sent it again meanwhile: this node's epoch is over. Or the outcome is of an
+     * attempt without a final dot, in a later epoch. */
+    if (x->node != n->self || x->state != DOT_PENDING || x->epoch != n->relay.epoch)
+        return;
     const struct row_recipient *there =
         store_memory_recipient(s->node[1 - n->self].disk.store, id, rcpt);
     x->on_both = there && rcpt_terminal(there->state);

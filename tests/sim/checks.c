@@ -250,7 +250,7 @@ bool books_spare(struct sim *s, unsigned node)
     for (unsigned i = 0; i < b->n_copies; i++)
         if (b->copy[i].held && !orders_hold(&s->node[1 - node], &b->copy[i]))
             return false;
-    return operator_holds(s, 1 - node);
+    return rot_spare(s, node) && operator_holds(s, 1 - node);
 }
 
 /* --- invariant 1 --- */
@@ -384,6 +384,7 @@ void books_check(struct sim *s)
     for (unsigned i = 0; i < b->n_copies && !s->failed; i++)
         if (b->copy[i].acked && !b->copy[i].excused)
             check_copy(s, &b->copy[i], required, "any more");
+    rot_check(s);
     if (!b->forced && !s->node[0].disk.lost_at && !s->node[1].disk.lost_at) {
         operator_check(s, required);
         orders_check(s, required);

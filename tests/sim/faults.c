@@ -231,6 +231,9 @@ static void one_fault(struct sim *s, enum fault_kind kind)
     case F_OPERATOR:
         harm_operator(s);
         break;
+    case F_ROT:
+        rot_one(s, &s->node[self]);
+        break;
     case F_QUEUE:
         orders_draw(s);
         break;

@@ -145,6 +145,7 @@ static void print_faults(const struct counters *c)
         [F_OPERATOR] = {"operator's word", "answered"},
         [F_ROLLBACK] = {"store rolled back", "stores"},
         [F_CLONE] = {"store used elsewhere", "ids given out twice"},
+        [F_ROT] = {"bit rot", "bodies damaged"},
         [F_QUEUE] = {"order about a message", "answered"},
         [F_WITNESS_BACKUP] = {"witness from a backup", "put back"},
         [F_FORCE] = {"failover --force", "done"},
@@ -186,6 +187,9 @@ static void print_sum(const struct shared_state *sh, double took)
            c->doubled_in_doubt, c->doubled_reply_lost, c->doubled_restart,
            c->doubled_two_crashes + c->doubled_note_lost, c->doubled_forced, c->doubled_lost_store,
            c->in_doubt, c->quarantined, c->superseded, c->excused);
+    printf("damaged bodies: %" PRIu64 " mended from the other copy, %" PRIu64
+           " held as neither was right; both stores compared %" PRIu64 " times\n",
+           c->mended, c->damaged_held, c->compared);
     printf("%" PRIu64 " tombstones purged, %" PRIu64
            " rejoined by an operator (sent twice after rejoin --merge: %" PRIu64 ")\n",
            c->purged, c->rejoined, c->doubled_rejoin);

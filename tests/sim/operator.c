@@ -152,7 +152,7 @@ static void end_it(struct sim *s, struct task *t)
         bool serves = n->up && n->relay.epoch && n->gate;
         served |= serves;
         if (serves)
-            orders_end(s, n);
+            orders_end(s, n), rot_end(s, n);
         for (unsigned k = 0; serves && k < OPERATOR_KEYS; k++)
             if (restricted(n->disk.store, k))
                 submit(s, n, k, false);

@@ -116,7 +116,10 @@ static void on_replica(void *ctx, const struct replica_effect *fx)
         report(s, n, &fx->report);
         break;
     case RX_MENDED:
+        rot_mended(s, n, fx->id, fx->mended);
+        break;
     case RX_OP_DONE:
+        TRACE(s, who, "operator: %s: %s", fx->ok ? "done" : "no", fx->text);
         break;
     case RX_LOG:
         TRACE(s, who, "replication: %s", fx->text);

@@ -88,6 +88,7 @@ enum fault_kind {
     F_ROLLBACK,       /* a store becomes what it was some time ago */
     F_CLONE,          /* the same, and it has been used elsewhere meanwhile */
     F_QUEUE,          /* an operator holds, releases, retries or cancels a message */
+    F_ROT,            /* a byte of a stored body is another one */
     F_WITNESS_BACKUP, /* the witness gets an older state of its file */
     F_FORCE,          /* an operator takes the other for dead; few seeds know it */
     F_KINDS
@@ -193,6 +194,7 @@ struct delivery_conn {
     uint64_t since, note_key;
     struct dot dot; /* node/delivery/dot.h */
     bool dotted;
+    bool mending; /* its body is damaged: fetched from the other node, until deadline */
 };
 struct relay {
     uint32_t epoch; /* served; 0: none */
@@ -224,6 +226,8 @@ void deliver_settled(struct sim *s, struct node *n, struct op *op);
 void deliver_noted(struct sim *s, struct node *n, struct op *op); /* a durable note is committed */
 void deliver_abort(struct sim *s, struct node *n);
 void deliver_idle_check(struct sim *s, struct node *n);
+void deliver_mended(struct sim *s, struct node *n, uint64_t id,
+                    uint8_t how); /* enum verify_mended */
 
 /* --- health.c, replication.c: the two threads that run the cores --- */
 void health_start(struct sim *s, struct node *n);
@@ -384,6 +388,7 @@ struct copy { /* one message id */
     bool away; /* a forced takeover left it behind, or a store lost it with its end: on some store
                   it must be all the same */
     bool was_away, purged;
+    bool rotten;            /* its body was damaged on some store */
     uint64_t said;          /* the newest order about this message */
     bool held;              /* by an order that was answered */
     bool cancelled, let_go; /* by some order, answered or not */
@@ -436,7 +441,7 @@ struct counters {
     uint64_t takeovers, crashes, faults, quarantined, superseded, emptied, excused, epochs;
     uint64_t virtual_ns, events, drops, take_backs, forced, doubled_forced;
     uint64_t expired, doubled_lost_store, doubled_rejoin, purged, rejoined;
-    uint64_t cancelled, backups_refused;
+    uint64_t cancelled, backups_refused, mended, damaged_held, compared;
     uint64_t rest[PROCESSES + 1]; /* who stayed down at first when the faults had ended */
     uint64_t injected[F_KINDS], effect[F_KINDS]; /* of each kind: how often, and what it did */
     uint64_t etcd_runs, etcd_losses, etcd_put_back;
@@ -565,6 +570,18 @@ void operator_ends(struct sim *s);
 bool operator_needed(const struct sim *s);           /* automatic takeover is off somewhere */
 void operator_rejoin(struct sim *s, struct node *n); /* looks whether a word is waited for */
 void storage_tells_takeover(struct sim *s, struct node *n, bool on); /* storage.c */
+
+/* --- rot.c: damaged bodies, comparing and mending --- */
+void rot_one(struct sim *s, struct node *n);
+void rot_check(struct sim *s);                             /* a good copy is left of each */
+bool rot_spare(const struct sim *s, unsigned node);        /* none is on that node's store alone */
+void rot_mend(struct sim *s, struct node *n, uint64_t id); /* a delivery waits for it */
+void rot_mended(struct sim *s, struct node *n, uint64_t id, uint8_t how); /* RX_MENDED */
+void rot_verify(struct sim *s, struct node *n);                           /* batonctl verify */
+void rot_end(struct sim *s, struct node *n); /* what is left of it is looked for */
+struct store_reply rot_digests(struct store *st, const struct store_request *req);
+struct store_reply rot_rows(struct store *st, const struct store_request *req);
+int rot_put_back(struct store *st, const struct store_request *req);
 
 /* --- orders.c: an operator and single messages --- */
 void orders_draw(struct sim *s);

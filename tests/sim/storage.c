@@ -705,6 +705,9 @@ static struct store_reply carry_out(struct sim *s, struct node *n, const struct 
         buf_free(&u.out);
         break;
     }
+    case SR_MEND:
+        r.err = rot_put_back(st, req);
+        break;
     case SR_EPOCH_SEEN:
         r.err = epoch_seen(st, req->epoch);
         break;
@@ -847,9 +850,9 @@ static void request_done(struct sim *s, struct task *t)
     if (tells_health(&before, after) && !m->failed)
         tell_health(s, n, after);
     n->lsn_own = after->end.lsn;
-    static const char *const names[] = {"?",     "promote",   "mode",  "close",  "follow",
-                                        "adopt", "wipe",      "merge", "unmark", "unmerged",
-                                        "epoch", "committed", "meta",  "changes"};
+    static const char *const names[] = {
+        "?",        "promote", "mode",      "close", "follow",  "adopt", "wipe", "merge",  "unmark",
+        "unmerged", "epoch",   "committed", "meta",  "digests", "rows",  "mend", "changes"};
     TRACE(s, process_name(n->self), "store: %s%s, end %u:%llu%s", names[i->req.type],
           r.err ? " fails" : "", after->end.epoch, (unsigned long long)after->end.lsn,
           after->copying ? ", copying" : "");
@@ -957,6 +960,17 @@ static void read_changes(struct sim *s, struct task *t)
     item_free(i);
 }
 
+/* A comparison reads, too: each answer as the store is at one moment. */
+static void read_one(struct sim *s, struct task *t)
+{
+    struct node *n = &s->node[t->process];
+    struct item *i = t->p;
+    reply(s, n, READER_TO_REPLICATION, &i->req,
+          i->req.type == SR_DIGESTS ? rot_digests(n->disk.store, &i->req)
+                                    : rot_rows(n->disk.store, &i->req));
+    item_free(i);
+}
+
 static void drop_item(struct task *t)
 {
     item_free(t->p);
@@ -976,6 +990,8 @@ void storage_request(struct sim *s, struct node *n, const struct store_request *
     struct task *t;
     if (r->type == SR_CHANGES) /* the reader takes the store as it is when its turn comes */
         t = sim_at(s, s->now + rng_skewed(&s->rng, 100 * US, 20 * MS), n->self, read_changes);
+    else if (r->type == SR_DIGESTS || r->type == SR_ROWS)
+        t = sim_at(s, s->now + rng_skewed(&s->rng, 100 * US, 20 * MS), n->self, read_one);
     else
         t = node_mail(s, n, REPLICATION_TO_STORAGE, request_arrives);
     t->p = i;

@@ -807,6 +807,51 @@ bool store_memory_has_chunk(const struct store *s, uint64_t id, uint32_t index)
     return x && x->cell;
 }
 
+static struct slice first_body(const struct group *g)
+{
+    if (!g || !g->message.cell || message_done(g))
+        return (struct slice){NULL, 0};
+    if (g->message.cell->row.message.body.n)
+        return g->message.cell->row.message.body;
+    for (unsigned i = 0; i < g->chunks.n; i++)
+        if (g->chunks.at[i] && g->chunks.at[i]->cell)
+            return g->chunks.at[i]->cell->row.chunk.data;
+    return (struct slice){NULL, 0};
+}
+
+bool store_memory_rot(struct store *s, uint64_t id)
+{
+    struct slice b = first_body(group_find(memory_of(s), id));
+    if (!b.n)
+        return false;
+    *(uint8_t *)(uintptr_t)b.p |= 0x80;
+    return true;
+}
+
+static bool ascii(struct slice b)
+{
+    for (size_t i = 0; i < b.n; i++)
+        if (b.p[i] & 0x80)
+            return false;
+    return true;
+}
+
+bool store_memory_body_good(const struct store *s, uint64_t id)
+{
+    const struct group *g = group_find(memory_of(s), id);
+    if (!g || !g->message.cell)
+        return false;
+    const struct row_message *m = &g->message.cell->row.message;
+    if (m->state == MESSAGE_DONE)
+        return true;
+    for (uint32_t i = 0; i < m->chunks; i++) {
+        const struct slot *x = i < g->chunks.n ? g->chunks.at[i] : NULL;
+        if (!x || !x->cell || !ascii(x->cell->row.chunk.data))
+            return false;
+    }
+    return ascii(m->body) && (m->chunks || m->body.n);
+}
+
 const struct store_meta *store_memory_meta(const struct store *s)
 {
     return &memory_of(s)->meta;

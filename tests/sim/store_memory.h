@@ -34,6 +34,12 @@ const struct row_recipient *store_memory_recipient(const struct store *s, uint64
                                                    uint32_t index);
 const struct row_opstate *store_memory_opstate(const struct store *s, struct slice key);
 bool store_memory_has_chunk(const struct store *s, uint64_t id, uint32_t index);
+/* Bit rot: a byte of that message's body is another one from now on. False: it has none. Bodies of
+ * the simulator are ASCII; a byte that is not is what a checksum would notice. */
+bool store_memory_rot(struct store *s, uint64_t id);
+/* Its body is all there and as it was accepted, or it is done and needs none; false: or no such
+ * message. */
+bool store_memory_body_good(const struct store *s, uint64_t id);
 const struct store_meta *store_memory_meta(const struct store *s);
 /* Every row: messages by id, each with its recipients and chunks, then operator state by key. */
 void store_memory_each(const struct store *s, store_row_fn fn, void *ctx);

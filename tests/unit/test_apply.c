@@ -655,6 +655,56 @@ START_TEST(test_a_promotion_recalls_the_bounce)
 }
 END_TEST
 
+/* Protocol 3: what has rotted on the primary comes with the rows of a later change; the good copy
+ * is what it is mended from. */
+START_TEST(test_a_damaged_body_replaces_no_good_one)
+{
+    struct buf frame;
+    struct row m = support_message(MESSAGE_ID(4, 1), 1, 1), key = m, here;
+    struct row c = {.type = ROW_CHUNK,
+                    .chunk = {.id = MESSAGE_ID(4, 1), .data = SLICE_LIT("a good chunk")}};
+    enum unmerged_class mark;
+    promote(a, 4, MODE_PAIRED);
+    open_own(a);
+    put(c);
+    put(m);
+    put(support_recipient(MESSAGE_ID(4, 1), 0, RCPT_QUEUED));
+    close_own(&frame);
+    ck_assert_int_eq(follow(b, &frame), STORE_OK);
+    ck_assert_int_eq(b->ops->get(b, &key, &here, &mark), STORE_OK);
+    m.message.born = here.message.born;
+    uint8_t rotten[4096];
+    ck_assert_uint_le(m.message.body.n, sizeof rotten);
+    memcpy(rotten, m.message.body.p, m.message.body.n);
+    rotten[0] ^= 1;
+    m.message.body = slice_of(rotten, m.message.body.n);
+    c.chunk.data = SLICE_LIT("a bad! chunk");
+    open_own(a);
+    put(m); /* in the steady state */
+    close_own(&frame);
+    ck_assert_int_eq(follow(b, &frame), STORE_OK);
+    ck_assert_int_eq(b->ops->get(b, &key, &here, &mark), STORE_OK);
+    ck_assert(slice_eq(here.message.body, key.message.body));
+    struct row own_pause = {
+        .type = ROW_OPSTATE,
+        .opstate = {.key = SLICE_LIT("pause/x"), .value = SLICE_LIT("1"), .pos = {2, 1}}};
+    ck_assert_int_eq(b->ops->begin(b), STORE_OK);
+    ck_assert_int_eq(b->ops->put(b, &own_pause, UNMERGED_QUEUED), STORE_OK);
+    ck_assert_int_eq(b->ops->commit(b), STORE_OK);
+    open_own(a);
+    put(c); /* and while something here isn't merged yet */
+    put(m);
+    close_own(&frame);
+    ck_assert_int_eq(follow(b, &frame), STORE_OK);
+    ck_assert_int_eq(b->ops->get(b, &c, &here, &mark), STORE_OK);
+    ck_assert(slice_eq(here.chunk.data, SLICE_LIT("a good chunk")));
+    ck_assert_uint_eq(here.chunk.pos.lsn, meta_of(a).end.lsn - 1);
+    ck_assert_int_eq(b->ops->get(b, &key, &here, &mark), STORE_OK);
+    ck_assert(slice_eq(here.message.body, key.message.body));
+    ck_assert_uint_eq(here.message.pos.lsn, meta_of(a).end.lsn);
+}
+END_TEST
+
 START_TEST(test_one_id_two_messages)
 {
     promote(a, 4, MODE_SOLO);
@@ -788,6 +838,7 @@ int main(void)
     tcase_add_test(t, test_a_bounce_follows_its_parent);
     tcase_add_test(t, test_a_late_delivery_recalls_the_bounce);
     tcase_add_test(t, test_a_promotion_recalls_the_bounce);
+    tcase_add_test(t, test_a_damaged_body_replaces_no_good_one);
     tcase_add_test(t, test_one_id_two_messages);
     tcase_add_test(t, test_pauses_survive_a_merge);
     tcase_add_test(t, test_a_pause_lifted_during_a_rejoin_is_over_on_both);
