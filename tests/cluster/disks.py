@@ -262,15 +262,20 @@ def full_to_the_brim(name, doc, who):
         t.disturbances += 2
         for n in full:
             fill(n.dir)
+        # Of two full ones the second may not get as far as serving: its vote can't be written.
+        stuck = ("fenced", "promoting") if who == "both" else ("fenced",)
         for n in full:
-            wait_until(f"{n.node} gives up its role", lambda: n.role() == "fenced", 10)
+            wait_until(f"{n.node} gives up its role", lambda: n.role() in stuck, 10)
         if who != "both":
             t.flows("mail flows through the one that has space", 20, 300)
         for n in full:
             expect(n.alive, "it waits for space")
             unfill(n.dir)
         for n in full:  # as a supervisor does
-            wait_until(f"{n.node} ends, to be started anew", lambda: not n.alive, 5)
+            wait_until(f"{n.node} ends, to be started anew, or goes on",
+                       lambda: not n.alive or n.role() == "primary", 10)
+            if n.alive and who == "both":
+                continue
             expect(n.child.returncode == 75, f"with 75, not {n.child.returncode}")
             n.start()
         t.flows("mail flows again", 20)
