@@ -2,7 +2,8 @@
  * closed, and when a write doesn't continue them, so that whoever asks this file finds what was
  * written to it. Other connections read the log only as far as a commit has shown it in the shared
  * index, which is after the flush. An error of a write that was put off is the answer of the call
- * that carries it out; to a commit that is the flush, so it fails as it must. */
+ * that carries it out, and of the next flush, too: a transaction that went on after a read failed
+ * for it would else be committed with pages that aren't there. */
 #include "node/queue/wal_sqlite.h"
 
 #include <pthread.h>
@@ -21,6 +22,7 @@ struct log_file {
     unsigned char *bytes; /* GATHER_BYTES */
     int n;
     sqlite3_int64 at; /* where they belong */
+    int failed;       /* of a write that was put off, until a flush has told it */
 };
 
 static sqlite3_vfs vfs, *real_vfs;
@@ -32,9 +34,13 @@ static struct log_file *log_of(sqlite3_file *f)
 
 static int carry_out(struct log_file *l)
 {
-    int n = l->n;
+    int n = l->n, rc = SQLITE_OK;
     l->n = 0;
-    return n ? l->real->pMethods->xWrite(l->real, l->bytes, n, l->at) : SQLITE_OK;
+    if (n)
+        rc = l->real->pMethods->xWrite(l->real, l->bytes, n, l->at);
+    if (rc != SQLITE_OK)
+        l->failed = rc;
+    return rc;
 }
 
 static int on_write(sqlite3_file *f, const void *p, int n, sqlite3_int64 at)
@@ -64,7 +70,9 @@ static int on_read(sqlite3_file *f, void *p, int n, sqlite3_int64 at)
 static int on_sync(sqlite3_file *f, int flags)
 {
     struct log_file *l = log_of(f);
-    int rc = carry_out(l);
+    carry_out(l);
+    int rc = l->failed;
+    l->failed = SQLITE_OK;
     return rc != SQLITE_OK ? rc : l->real->pMethods->xSync(l->real, flags);
 }
 

@@ -128,6 +128,29 @@ START_TEST(test_a_write_that_fails_fails_the_flush)
 }
 END_TEST
 
+/* A page that left the cache early is written for a read's sake, and lost: what goes on after that
+ * read failed must not be committed. */
+START_TEST(test_a_write_that_fails_before_the_flush_fails_it)
+{
+    open_log();
+    signal(SIGXFSZ, SIG_IGN);
+    struct rlimit before, tight;
+    char c;
+    getrlimit(RLIMIT_FSIZE, &before);
+    tight = before;
+    tight.rlim_cur = 4096;
+    ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &tight), 0);
+    ck_assert_int_eq(put('x', 8192, 0), SQLITE_OK);
+    ck_assert_int_ne(file->pMethods->xRead(file, &c, 1, 0), SQLITE_OK);
+    setrlimit(RLIMIT_FSIZE, &before);
+    ck_assert_int_eq(put('y', 100, 8192), SQLITE_OK);
+    ck_assert_int_ne(file->pMethods->xSync(file, SQLITE_SYNC_NORMAL), SQLITE_OK);
+    ck_assert_int_eq(put('z', 100, 0), SQLITE_OK); /* the next transaction */
+    ck_assert_int_eq(file->pMethods->xSync(file, SQLITE_SYNC_NORMAL), SQLITE_OK);
+    close_log();
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("wal");
@@ -135,6 +158,7 @@ int main(void)
     tcase_add_test(t, test_a_flush_carries_all_of_it);
     tcase_add_test(t, test_whoever_asks_finds_what_was_written);
     tcase_add_test(t, test_a_write_that_fails_fails_the_flush);
+    tcase_add_test(t, test_a_write_that_fails_before_the_flush_fails_it);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);
