@@ -106,6 +106,12 @@ static bool end_alive(const struct sim *s, const struct conn *c, unsigned end)
     return c->open[end] && is_up(s, c->end[end]) && life(s, c->end[end]) == c->life[end];
 }
 
+bool net_whole(struct sim *s, uint64_t link)
+{
+    const struct conn *c = conn_find(s, link);
+    return c && end_alive(s, c, 0) && end_alive(s, c, 1);
+}
+
 static void pipe_clear(struct pipe *p)
 {
     while (p->head) {

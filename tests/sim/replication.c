@@ -132,7 +132,7 @@ void replication_step(struct sim *s, struct node *n, struct replica_event *ev)
     if (ev->type == RE_FRAME && ev->frame == FRAME_NOTE)
         n->notes_at = s->now;
     if (ev->type == RE_FRAME)
-        rules_frame(n, ev->frame, ev->payload);
+        rules_frame(n, ev->link, ev->frame, ev->payload);
     replica_step(n->replica, ev, node_now(s, n), node_wall(s, n));
 }
 

@@ -190,8 +190,9 @@ void rules_merged(struct sim *s, const struct node *n, unsigned before)
 
 /* --- protocol 8: a store that lost what it acknowledged --- */
 
-void rules_frame(struct node *n, uint8_t type, struct slice payload)
+void rules_frame(struct node *n, uint64_t link, uint8_t type, struct slice payload)
 {
+    n->heard_link = link;
     struct frame_ack a;
     if (type == FRAME_NOTE)
         hear_note(n, payload);
@@ -211,7 +212,8 @@ void rules_attached(struct sim *s, const struct node *n, const struct store_id *
 {
     const struct node *other = &s->node[1 - n->self];
     const struct store_meta *m = store_memory_meta(other->disk.store);
-    if (!other->up) /* it may have got another disk since */
+    /* What was said on a link that is gone was true then: it may have got another disk since. */
+    if (!other->up || !net_whole(s, n->heard_link))
         return;
     if (!n->acked_epoch || !store_id_eq(store, &n->acked_store) || !store_id_eq(store, &m->id))
         return;

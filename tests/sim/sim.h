@@ -153,6 +153,7 @@ void net_heal(struct sim *s);
 void net_free(struct sim *s);
 /* A datagram from `from` lies in the socket of `to`, unread. */
 bool net_waits(const struct sim *s, unsigned to, unsigned from);
+bool net_whole(struct sim *s, uint64_t link); /* both ends live, and hold it */
 
 /* --- storage.c: the storage thread and its reader --- */
 enum op_kind { OP_ADD, OP_OUTCOME, OP_RELEASE_DUE, OP_NOTE, OP_STATE, OP_PURGE, OP_SELECT };
@@ -328,6 +329,7 @@ struct node {
     uint32_t heard_epoch; /* highest in which this process heard the other serve */
     uint32_t acked_epoch; /* as primary: what it heard that store acknowledge in this epoch */
     struct store_id acked_store;
+    uint64_t heard_link; /* of the newest frame */
     uint64_t acked;
     struct pos numbers;  /* the last that it gave out */
     uint32_t note_epoch; /* as standby: what it was told of open dots */
@@ -500,7 +502,7 @@ void rules_numbers(struct sim *s, struct node *n, const struct batch *x);
 int rules_promotion(struct sim *s, struct node *n, const struct promotion *p,
                     struct promoted *done);
 void rules_merged(struct sim *s, const struct node *n, unsigned before);
-void rules_frame(struct node *n, uint8_t type, struct slice payload);
+void rules_frame(struct node *n, uint64_t link, uint8_t type, struct slice payload);
 void rules_attached(struct sim *s, const struct node *n, const struct store_id *store);
 void rules_tail_released(struct sim *s, const struct node *n);
 void rules_ack(struct sim *s, const struct node *n, const struct copy *c);
