@@ -230,8 +230,8 @@ void books_dot(struct sim *s, struct node *n, uint32_t epoch, uint64_t id, uint3
     bool repeated = x->dots && (x->newest_accepted || x->newest_rejected);
     if (x->dots && x->state == DOT_PENDING && x->epoch == epoch && x->node == n->self)
         sim_fail(s, "8", "%llx/%u is sent while its last outcome is open", ID(id), rcpt);
-    else if (c->hold && x->accepted && !s->books.forced && !s->books.split && !forgot(n, x) &&
-             !x->let_go)
+    else if (c->hold && x->accepted > x->let_go && !s->books.forced && !s->books.split &&
+             !forgot(n, x))
         sim_fail(s, "at most once", "node %s sends %llx/%u again in epoch %u, its policy is hold",
                  process_name(n->self), ID(id), rcpt, epoch);
     else if (repeated && x->state == DOT_PENDING)
@@ -260,7 +260,7 @@ void books_dot(struct sim *s, struct node *n, uint32_t epoch, uint64_t id, uint3
     x->rejected += rejected;
     x->newest_accepted = accepted;
     x->newest_rejected = rejected;
-    x->reply_seen = x->listed = x->let_go = false;
+    x->reply_seen = x->listed = false;
     x->state = DOT_PENDING;
     x->epoch = epoch;
     x->node = n->self;
@@ -324,8 +324,9 @@ static void watch_recipient(struct sim *s, const struct node *n, const struct ro
     if (x->in_doubt == DOUBT_YES)
         books_find(s, x->id)->rcpt[x->index].listed = true;
     note_known(s, n, was, x);
-    if (was && was->in_doubt == DOUBT_YES && x->in_doubt == DOUBT_NONE && c->let_go)
-        books_find(s, x->id)->rcpt[x->index].let_go = true;
+    if (was && was->in_doubt == DOUBT_YES && x->in_doubt == DOUBT_NONE && c->let_go &&
+        n->relay.epoch == x->pos.epoch) /* not where it follows, after the next dot perhaps */
+        books_find(s, x->id)->rcpt[x->index].let_go = c->rcpt[x->index].accepted;
     if (x->state == RCPT_DELIVERED && !c->rcpt[x->index].accepted)
         sim_fail(s, "1", "%llx/%u counts as delivered on %s, and no receiver has it", ID(x->id),
                  x->index, who);

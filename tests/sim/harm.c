@@ -139,7 +139,10 @@ static bool all_vote(const struct sim *s)
         return none_row_spare(s);
     if (s->etcd)
         return etcd_spare(s);
-    return s->node[0].disk.voter.voting && s->node[1].disk.voter.voting && s->witness.voter.voting;
+    /* One that was put back to an older state counts as emptied until it has met the others. */
+    bool behind = ballot_cmp(s->witness.voter.accepted, s->witness.forgot) < 0;
+    return s->node[0].disk.voter.voting && s->node[1].disk.voter.voting &&
+           s->witness.voter.voting && !behind;
 }
 
 static void lose_voter(struct sim *s, unsigned v)
@@ -263,6 +266,7 @@ void harm_witness_backup(struct sim *s)
           (unsigned long long)w->backup.record.version);
     s->count.effect[F_WITNESS_BACKUP]++;
     witness_crash(s);
+    w->forgot = s->books.accepts[s->books.chosen].ballot;
     w->voter = w->backup;
     w->has_voter = true;
     w->backup.record.version = 0;

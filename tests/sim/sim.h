@@ -372,8 +372,8 @@ struct rcpt_book {
     enum dot_state state;                  /* of the newest dot */
     bool newest_accepted, newest_rejected; /* by the receiver */
     bool reply_seen, reply_lost;
-    bool listed; /* since then, on some store, as in doubt */
-    bool let_go; /* an operator released what was in doubt: it may go out again */
+    bool listed;     /* since then, on some store, as in doubt */
+    unsigned let_go; /* accepted before an operator released it from doubt: it may go out again */
     uint64_t noted_at;
     uint64_t known_at[NODES]; /* on that store since: its note, in doubt, or the end; 0: nothing */
     uint32_t epoch;
@@ -610,6 +610,7 @@ struct witness {
     struct reg *reg;
     uint64_t last, late_until;
     struct voter_state backup;  /* version 0: none was made */
+    struct ballot forgot;       /* what counted when that was put back */
     unsigned crash_after_steps; /* 0: none */
     bool crash_before;
 };
