@@ -238,6 +238,7 @@ static bool votes_without_witness(const struct sim *s)
         const struct node *n = &s->node[i];
         if (!n->disk.voter.voting || n->disk.voter.record.tag != a->record.tag ||
             ballot_cmp(n->disk.voter.promised, s->witness.voter.promised) < 0 ||
+            ballot_cmp(n->disk.voter.promised, a->ballot) < 0 || /* a file may be lost already */
             (n->up && register_busy(n->reg)))
             return false;
     }

@@ -51,6 +51,7 @@ static struct world {
     unsigned follower_of[2];
     bool none;           /* arbiter = none, from the next boot() on */
     unsigned changes[2]; /* of the record, asked for */
+    unsigned unasked[2];
 } w;
 
 static inline void push(uint64_t at, struct due d)
@@ -119,6 +120,9 @@ static inline void on_fx(void *ctx, const struct pair_effect *fx)
         push(w.now + 10 * MS, (struct due){.node = i,
                                            .kind = fx->type == PX_READ ? DUE_READ : DUE_CHANGE,
                                            .fx = *fx});
+        break;
+    case PX_UNASK:
+        w.unasked[i]++;
         break;
     case PX_LEASE:
         n->lease = fx->until_ns;

@@ -107,6 +107,11 @@ START_TEST(test_manual)
     ask(WARRANT_GIVEN_UP);
     run(20, false);
     ck_assert_uint_eq(w.votes, 1);
+    ask(WARRANT_SERVING);
+    judge_end(w.j); /* it has given up its role meanwhile */
+    judge_ask(w.j, &w.vote);
+    run(5000, false);
+    ck_assert_uint_eq(w.votes, 0);
 }
 END_TEST
 

@@ -248,6 +248,23 @@ START_TEST(failed_store_gives_up_its_role)
 }
 END_TEST
 
+/* It was about to be alone in the record. Without an arbiter nobody may vote for that any more: the
+ * other has been told, and takes over. */
+START_TEST(given_up_while_it_drops_the_standby)
+{
+    w.udp[1][0] = w.tcp = false; /* a hears nothing of b, and is heard */
+    w.changes[0] = 0;
+    while (!w.changes[0])
+        run(1);
+    ck_assert_uint_eq(w.unasked[0], 0);
+    step(0, (struct pair_event){.type = PE_STORAGE_FAILED});
+    ck_assert_uint_eq(w.unasked[0], 1);
+    w.udp[1][0] = w.tcp = true;
+    run(3000);
+    ck_assert_uint_eq(w.unasked[0], 1);
+}
+END_TEST
+
 START_TEST(stalled_primary_gives_up_its_role)
 {
     step(0, (struct pair_event){.type = PE_STALLED, .flag = true});
@@ -422,6 +439,7 @@ int main(void)
     tcase_add_test(t, one_way_block_does_not_flap);
     tcase_add_test(t, takeover_off);
     tcase_add_test(t, failed_store_gives_up_its_role);
+    tcase_add_test(t, given_up_while_it_drops_the_standby);
     tcase_add_test(t, stalled_primary_gives_up_its_role);
     tcase_add_test(t, both_stalled_keeps_its_role);
     tcase_add_test(t, claimed_but_never_served);
