@@ -2,6 +2,7 @@
  * in one table, calls it; each verb's options are checked against the table. */
 #include <getopt.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdlib.h>
 
 #include "node/base/config.h"
@@ -212,21 +213,44 @@ static bool limit(const char *text, uint64_t *n)
     return false;
 }
 
+/* What an option sets as it stands, and its bit of what a verb takes; 0: any verb. */
+static const struct {
+    int o;
+    unsigned bit;
+    size_t flag, text; /* where in struct cli; 0: not such a thing (`config` is read elsewhere) */
+} options_of[] = {{L_JSON, 0, offsetof(struct cli, json), 0},
+                  {L_WATCH, O_WATCH, offsetof(struct cli, watch), 0},
+                  {L_FORCE, O_FORCE, offsetof(struct cli, force), 0},
+                  {L_YES, O_YES, offsetof(struct cli, yes), 0},
+                  {L_FOLLOW, O_FOLLOW, offsetof(struct cli, follow), 0},
+                  {L_ALONE, O_ALONE, offsetof(struct cli, alone), 0},
+                  {L_MERGE, O_REJOIN, offsetof(struct cli, merge), 0},
+                  {L_DISCARD, O_REJOIN, offsetof(struct cli, discard), 0},
+                  {L_ALL, O_SELECTOR, offsetof(struct cli, all), 0},
+                  {L_BY, O_BY, 0, offsetof(struct cli, by)},
+                  {L_ID, O_ID, 0, offsetof(struct cli, id)},
+                  {L_DOMAIN, O_SELECTOR, 0, offsetof(struct cli, domain)},
+                  {L_SENDER, O_SELECTOR, 0, offsetof(struct cli, sender)},
+                  {L_CAMPAIGN, O_SELECTOR, 0, offsetof(struct cli, campaign)},
+                  {L_STATE, O_SELECTOR, 0, offsetof(struct cli, state)},
+                  {L_FOR, O_FOR, 0, 0},
+                  {L_LIMIT, O_LIMIT, 0, 0},
+                  {L_OLDER, O_SELECTOR, 0, 0}};
+
 /* Sets one option; *used collects which were given. False: usage. */
 static bool take_option(struct cli *c, int o, unsigned *used, bool *want_help, bool *want_version)
 {
-    static const struct {
-        int o;
-        unsigned bit;
-    } bits[] = {{L_WATCH, O_WATCH},    {L_FORCE, O_FORCE},       {L_YES, O_YES},
-                {L_FOR, O_FOR},        {L_LIMIT, O_LIMIT},       {L_BY, O_BY},
-                {L_ID, O_ID},          {L_DOMAIN, O_SELECTOR},   {L_SENDER, O_SELECTOR},
-                {L_STATE, O_SELECTOR}, {L_CAMPAIGN, O_SELECTOR}, {L_OLDER, O_SELECTOR},
-                {L_ALL, O_SELECTOR},   {L_FOLLOW, O_FOLLOW},     {L_ALONE, O_ALONE},
-                {L_MERGE, O_REJOIN},   {L_DISCARD, O_REJOIN}};
-    for (size_t i = 0; i < sizeof bits / sizeof *bits; i++)
-        if (bits[i].o == o)
-            *used |= bits[i].bit;
+    bool known = false;
+    for (size_t i = 0; i < sizeof options_of / sizeof *options_of; i++) {
+        if (options_of[i].o != o)
+            continue;
+        *used |= options_of[i].bit;
+        if (options_of[i].flag)
+            *(bool *)((char *)c + options_of[i].flag) = true;
+        if (options_of[i].text)
+            *(const char **)(void *)((char *)c + options_of[i].text) = optarg;
+        known = true;
+    }
     uint64_t id;
     switch (o) {
     case 'c':
@@ -238,64 +262,21 @@ static bool take_option(struct cli *c, int o, unsigned *used, bool *want_help, b
     case L_VERSION:
         *want_version = true;
         return true;
-    case L_JSON:
-        c->json = true;
-        return true;
     case L_TIMEOUT:
         return duration("timeout", optarg, &c->timeout_ms);
-    case L_WATCH:
-        c->watch = true;
-        return true;
-    case L_FORCE:
-        c->force = true;
-        return true;
-    case L_YES:
-        c->yes = true;
-        return true;
     case L_FOR:
         return duration("for", optarg, &c->for_ms);
     case L_LIMIT:
         return limit(optarg, &c->limit);
-    case L_BY:
-        c->by = optarg;
-        return true;
+    case L_OLDER:
+        return duration("older-than", optarg, &c->older_than_ms);
     case L_ID:
-        c->id = optarg;
         if (text_parse_id(optarg, &id))
             return true;
         fprintf(stderr, "batonctl: --id %s: not a message id (16 hex digits)\n", optarg);
         return false;
-    case L_DOMAIN:
-        c->domain = optarg;
-        return true;
-    case L_SENDER:
-        c->sender = optarg;
-        return true;
-    case L_CAMPAIGN:
-        c->campaign = optarg;
-        return true;
-    case L_STATE:
-        c->state = optarg;
-        return true;
-    case L_OLDER:
-        return duration("older-than", optarg, &c->older_than_ms);
-    case L_ALL:
-        c->all = true;
-        return true;
-    case L_FOLLOW:
-        c->follow = true;
-        return true;
-    case L_ALONE:
-        c->alone = true;
-        return true;
-    case L_MERGE:
-        c->merge = true;
-        return true;
-    case L_DISCARD:
-        c->discard = true;
-        return true;
     default:
-        return false; /* '?': getopt has said what is wrong */
+        return known; /* '?': getopt has said what is wrong */
     }
 }
 

@@ -1,4 +1,6 @@
 /* What goes wrong, drawn from the seed: how the run is set up, and a fault every now and then. */
+#include <assert.h>
+
 #include "sim/harm.h"
 
 /* Their quotient is 1.02, the bound that the lease's arithmetic allows for (protocol 6). */
@@ -157,24 +159,10 @@ static void end_mute(struct sim *s, struct task *t)
     net_mute_links(s, false);
 }
 
-static void one_fault(struct sim *s, enum fault_kind kind)
+/* What lies between the processes. False: another kind. */
+static bool network_fault(struct sim *s, enum fault_kind kind)
 {
-    unsigned self = (unsigned)rng_below(&s->rng, NODES);
-    s->count.faults++;
-    s->count.injected[kind]++;
     switch (kind) {
-    case F_CRASH:
-        harm_crash(s, self);
-        break;
-    case F_CRASH_STEP:
-        if (rng_chance(&s->rng, 0.25))
-            harm_witness_crash_at_step(s);
-        else
-            harm_crash_at_step(s, self);
-        break;
-    case F_PAUSE:
-        process_pause(s, (unsigned)rng_below(&s->rng, PROCESSES), s->now + ms(s, 20, 6000));
-        break;
     case F_CUT:
         cut_something(s);
         break;
@@ -190,6 +178,36 @@ static void one_fault(struct sim *s, enum fault_kind kind)
         TRACE(s, "world", "the replication link carries nothing");
         net_mute_links(s, true);
         sim_at(s, s->now + ms(s, 100, 8000), NOBODY, end_mute);
+        break;
+    case F_LATE_WITNESS:
+        s->witness.late_until = s->now + ms(s, 500, 10000);
+        TRACE(s, "witness", "answers seconds late");
+        break;
+    default:
+        return false;
+    }
+    return true;
+}
+
+static void one_fault(struct sim *s, enum fault_kind kind)
+{
+    unsigned self = (unsigned)rng_below(&s->rng, NODES);
+    s->count.faults++;
+    s->count.injected[kind]++;
+    if (network_fault(s, kind))
+        return;
+    switch (kind) {
+    case F_CRASH:
+        harm_crash(s, self);
+        break;
+    case F_CRASH_STEP:
+        if (rng_chance(&s->rng, 0.25))
+            harm_witness_crash_at_step(s);
+        else
+            harm_crash_at_step(s, self);
+        break;
+    case F_PAUSE:
+        process_pause(s, (unsigned)rng_below(&s->rng, PROCESSES), s->now + ms(s, 20, 6000));
         break;
     case F_DISK:
     case F_WRITE:
@@ -209,10 +227,6 @@ static void one_fault(struct sim *s, enum fault_kind kind)
         break;
     case F_WITNESS:
         harm_witness_down(s);
-        break;
-    case F_LATE_WITNESS:
-        s->witness.late_until = s->now + ms(s, 500, 10000);
-        TRACE(s, "witness", "answers seconds late");
         break;
     case F_EMPTY_VOTER:
         harm_empty_voter(s);
@@ -244,8 +258,8 @@ static void one_fault(struct sim *s, enum fault_kind kind)
     case F_CLONE:
         harm_rollback(s, self, kind);
         break;
-    case F_KINDS:
-        break;
+    default:
+        assert(0);
     }
 }
 
