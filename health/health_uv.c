@@ -56,6 +56,7 @@ struct health {
     pthread_mutex_t lock;                           /* both views: for other threads */
     struct pair_view view;
     struct arbiter_view arbiter_view;
+    _Atomic uint32_t lease_epoch;
     _Atomic uint64_t lease_until_ns, own_lsn, committed_lsn, alive_ns;
 };
 
@@ -182,6 +183,7 @@ static void on_effect(void *ctx, const struct pair_effect *fx)
         h->arbiter->ops->bootstrap(h->arbiter, &fx->record, fx->op, clock_boot_ns());
         break;
     case PX_LEASE:
+        atomic_store(&h->lease_epoch, fx->epoch); /* before the time: see health_may_deliver() */
         atomic_store(&h->lease_until_ns, fx->until_ns);
         break;
     case PX_VIEW:
@@ -336,9 +338,12 @@ void health_set_lsn(struct health *h, uint64_t own, uint64_t committed)
     atomic_store(&h->committed_lsn, committed);
 }
 
-uint64_t health_lease_until_ns(const struct health *h)
+bool health_may_deliver(const struct health *h, uint32_t epoch, uint64_t now_ns)
 {
-    return atomic_load(&h->lease_until_ns);
+    /* The epoch is stored first and read last: a time of another epoch is never taken for one of
+     * this. */
+    bool in_time = now_ns < atomic_load(&h->lease_until_ns);
+    return in_time && atomic_load(&h->lease_epoch) == epoch;
 }
 
 void health_view(const struct health *h, struct pair_view *out)

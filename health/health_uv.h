@@ -33,13 +33,10 @@ void health_post(struct health *h, const struct pair_event *ev); /* any thread; 
 /* The fence command has ended; done: with exit 0, in time. Any thread. */
 void health_fenced(struct health *h, bool done);
 void health_set_lsn(struct health *h, uint64_t own, uint64_t committed); /* any thread; atomic */
-/* End of the right to deliver, in clock_boot_ns() terms; 0: none, UINT64_MAX: solo. Any thread;
- * read right before each act (protocol 6). */
-uint64_t health_lease_until_ns(const struct health *h);
-static inline bool health_may_deliver(const struct health *h, uint64_t now_ns)
-{
-    return now_ns < health_lease_until_ns(h);
-}
+/* Does the right to deliver in that epoch still hold? now_ns: clock_boot_ns(). A thread that was
+ * held up may not know yet that its epoch is over, when this node serves in a later one. Any
+ * thread; read right before each act (protocol 6). */
+bool health_may_deliver(const struct health *h, uint32_t epoch, uint64_t now_ns);
 void health_view(const struct health *h,
                  struct pair_view *out); /* any thread: the last published view */
 void health_arbiter(const struct health *h, struct arbiter_view *out); /* any thread */

@@ -129,7 +129,8 @@ enum pair_effect_type {
     PX_BOOTSTRAP, /* register_bootstrap(record); the driver answers op (PX_OP_DONE) where it isn't 0
                    */
     PX_VIEW,      /* pair_view() changed: publish it to the relay, status and log */
-    PX_LEASE,   /* delivery is allowed until until_ns (0: not; UINT64_MAX: solo); publish at once */
+    PX_LEASE,   /* delivery is allowed until until_ns (0: not; UINT64_MAX: solo), in `epoch` and by
+                   nobody who hasn't heard yet that another one is over; publish at once */
     PX_PROMOTE, /* replication: take the store into `epoch`, mode */
     PX_SERVE,   /* relay: accept and deliver from now on in `epoch` */
     PX_FOLLOW,  /* replication: follow `record`'s primary (dial) */

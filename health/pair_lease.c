@@ -48,10 +48,11 @@ static uint64_t lease_now(const struct pair *p)
 void pair_publish_lease(struct pair *p)
 {
     uint64_t until = lease_now(p);
-    if (until == p->lease_published)
+    if (until == p->lease_published && p->epoch == p->lease_epoch)
         return;
     p->lease_published = until;
-    pair_fx(p, (struct pair_effect){.type = PX_LEASE, .until_ns = until});
+    p->lease_epoch = p->epoch;
+    pair_fx(p, (struct pair_effect){.type = PX_LEASE, .epoch = p->epoch, .until_ns = until});
 }
 
 static bool acknowledges(const struct pair *p)

@@ -89,6 +89,7 @@ struct pair {
     uint64_t acked_since; /* since when acknowledgements came without a gap; 0: no lease now */
     struct store_id lease_from; /* whose acknowledgements count */
     uint64_t lease_published;
+    uint32_t lease_epoch; /* of what was published */
 
     /* the peer */
     bool heard;

@@ -360,7 +360,8 @@ static void delivery_mend(void *ctx, uint64_t id)
 static bool may_deliver(void *ctx)
 {
     const struct node *n = ctx;
-    return n->serving && n->tail_released && health_may_deliver(n->health, clock_boot_ns());
+    return n->serving && n->tail_released &&
+           health_may_deliver(n->health, n->serving, clock_boot_ns());
 }
 
 /* On the relay's loop; replication stops after the relay has nothing more to note. */

@@ -14,7 +14,8 @@ enum { LEASE_PATIENCE_MS = 3000, MEND_MS = 10000 };
 static bool may_deliver(const struct sim *s, const struct node *n)
 {
     const struct relay *r = &n->relay;
-    return r->epoch && r->delivering && node_now(s, n) < n->lease_until;
+    return r->epoch && r->delivering && r->epoch == n->lease_epoch &&
+           node_now(s, n) < n->lease_until;
 }
 
 struct pick {

@@ -331,6 +331,7 @@ static void on_pair(void *ctx, const struct pair_effect *fx)
         publish_view(s, n);
         break;
     case PX_LEASE:
+        n->lease_epoch = fx->epoch;
         n->lease_until = fx->until_ns;
         break;
     case PX_SERVE:

@@ -298,6 +298,7 @@ struct node {
     struct register_etcd *register_etcd; /* arbiter etcd; else NULL */
     struct arbiter *arbiter;
     struct heartbeat_guard guard;
+    uint32_t lease_epoch;
     uint64_t lease_until;
     bool gate; /* SMTP: pair_view.serving */
     bool stepping;

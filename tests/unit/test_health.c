@@ -276,7 +276,9 @@ static bool b_serves(const struct pair_view *v, const bool *r, const bool *votin
 {
     (void)r;
     (void)voting;
-    return v->serving && v->role == ROLE_PRIMARY && health_may_deliver(b, clock_boot_ns());
+    return v->serving && v->role == ROLE_PRIMARY &&
+           health_may_deliver(b, v->epoch, clock_boot_ns()) &&
+           !health_may_deliver(b, v->epoch - 1, clock_boot_ns());
 }
 
 static bool a_is_standby(const struct pair_view *v, const bool *r, const bool *voting)
