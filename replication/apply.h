@@ -61,6 +61,7 @@ struct promoted {
     uint64_t first; /* lsn of the epoch */
     struct pos end;
     uint32_t in_doubt; /* recipients */
+    uint64_t purged;   /* lsn of the newest purge; 0: none */
 };
 int apply_promote(struct store *s, const struct promotion *p, struct promoted *out);
 /* As it stands under a primary that is no more: what it had noted durably may have been sent. True:

@@ -73,6 +73,7 @@ void commit_begin(struct replica *r, const struct store_reply *reply)
     p->own = p->numbered = reply->meta.end.lsn;
     p->known = known_before(r, &reply->meta);
     p->in_doubt = reply->n_rows;
+    p->purged = reply->purged;
     p->detached_ns = r->now;
     p->committed = p->own;
     if (r->promote_paired) {
@@ -224,7 +225,7 @@ void commit_update(struct replica *r)
         tell_watermark(r);
     take_back_step(r);
     drain_step(r);
-    feed_merged(r);
+    upload_merged(r);
 }
 
 bool commit_reply(struct replica *r, const struct store_reply *reply)

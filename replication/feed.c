@@ -3,8 +3,7 @@
  * HELLO -> plan -> WELCOME -> first ACK: attached (PE_ATTACHED) -> reads the store from where the
  * follower ends, piece by piece -> a piece that is complete up to t, and the ring holds t + 1 or t
  * is the newest number: from the ring (PE_CAUGHT_UP). Beside it the follower uploads what only it
- * has, one piece at a time: SR_MERGE -> durable, and committed as the mode asks -> MERGED; the last
- * one -> PE_MERGED.
+ * has (upload.c).
  *
  * Back-pressure: A window of batches is on its way at most; the follower tells how many
  * bytes it has applied. A follower that falls out of the ring is reported (PE_SLOW) before it is
@@ -32,6 +31,7 @@ void feed_lost(struct replica *r, const char *why)
         return;
     bool attached = d->state >= FEED_READING;
     uint64_t link = d->link;
+    shared_unref(d->told_again);
     *d = (struct feed){.state = FEED_NONE};
     if (why)
         replica_close_link(r, link, why);
@@ -164,11 +164,13 @@ static bool too_old(const struct replica *r, const struct frame_hello *h)
 }
 
 /* How such a store comes back: what it alone holds needs the operator's word; without that nothing
- * of it counts. Never by catching up: what was purged here isn't told by any change. */
-static enum frame_plan plan_old(const struct frame_hello *h, struct pos shared)
+ * of it counts. By catching up only if it had nothing of its own and nothing was purged here since:
+ * that isn't told by any change. (Else it keeps bodies that may have rotted here.) */
+static enum frame_plan plan_old(const struct replica *r, const struct frame_hello *h,
+                                struct pos shared, enum frame_plan planned)
 {
     if (h->end.lsn <= shared.lsn && !h->unmerged)
-        return PLAN_COPY;
+        return r->p.purged <= shared.lsn ? planned : PLAN_COPY;
     static const enum frame_plan by_order[] = {
         [REJOIN_NONE] = PLAN_WAIT, [REJOIN_MERGE] = PLAN_UPLOAD_COPY, [REJOIN_DISCARD] = PLAN_COPY};
     return by_order[h->rejoin];
@@ -203,7 +205,7 @@ static void on_hello(struct replica *r, struct slice payload)
     struct pos shared;
     enum frame_plan way = plan(r, &h, &shared);
     if (too_old(r, &h))
-        way = plan_old(&h, shared);
+        way = plan_old(r, &h, shared, way);
     d->store = h.store;
     d->plan = (uint8_t)way;
     d->start = way == PLAN_ADOPT ? shared.lsn : way == PLAN_RESUME ? h.reached.lsn : 0;
@@ -240,7 +242,7 @@ static void on_hello(struct replica *r, struct slice payload)
 /* ---- notes (protocol 9) ---- */
 
 /* All that is noted: what the follower had noted before doesn't count. */
-static void send_notes(struct replica *r)
+void feed_send_notes(struct replica *r)
 {
     struct primary *p = &r->p;
     struct feed *d = &p->feed;
@@ -283,7 +285,7 @@ static void on_noted(struct replica *r, uint64_t number)
     if (number > d->noted)
         d->noted = number;
     if (d->notes_due && d->noted == d->notes_sent)
-        send_notes(r);
+        feed_send_notes(r);
 }
 
 /* ---- acknowledgements ---- */
@@ -314,7 +316,7 @@ static void attach(struct replica *r, const struct frame_ack *a)
     d->received = d->durable = a->durable;
     remember_acked(&r->p);
     if (BATON_MUTANT(NOTE_NOT_RESENT, false, true))
-        send_notes(r);
+        feed_send_notes(r);
     replica_report(r, PE_ATTACHED, &d->store);
     commit_update(r);
     feed_pump(r);
@@ -348,76 +350,6 @@ static void on_ack(struct replica *r, struct slice payload)
     remember_acked(p);
     commit_update(r);
     feed_pump(r);
-}
-
-/* ---- merging what only the follower has ---- */
-
-/* An outcome of the follower's own time is about to count here, while a dot of this epoch may be
- * open: without this the note would look settled by it. It goes out before the merged rows do. */
-static void raise_notes(struct replica *r, struct slice rows)
-{
-    struct feed *d = &r->p.feed;
-    struct wire_reader x = wire_read(rows);
-    bool raised = false;
-    struct row row;
-    while (r->notes.n && x.n) {
-        (void)wire_get_u8(&x);
-        if (!row_decode(&x, &row))
-            break; /* the merge will say so */
-        const struct row_recipient *p = &row.recipient;
-        if (row.type == ROW_RECIPIENT && p->state == RCPT_QUEUED && p->attempts > 0)
-            raised = notes_raise(&r->notes, p->id, p->index, p->attempts) || raised;
-    }
-    if (raised && d->state >= FEED_READING && !d->notes_due)
-        send_notes(r);
-}
-
-static void on_unmerged(struct replica *r, struct slice payload)
-{
-    struct feed *d = &r->p.feed;
-    struct frame_unmerged u;
-    bool turn = d->state == FEED_UPLOAD || d->state >= FEED_READING;
-    if (!unmerged_decode(payload, &u) || !turn || u.sequence != d->merge_sequence + 1 ||
-        d->merge_cookie || d->merge_waits || d->merged || (u.n_rows == 0 && !u.last)) {
-        feed_lost(r, "malformed or untimely upload");
-        return;
-    }
-    d->merge_sequence = u.sequence;
-    d->merge_last = u.last;
-    if (u.n_rows == 0) {
-        d->merge_waits = true; /* all before it are committed, or weren't answered yet */
-        feed_merged(r);
-        return;
-    }
-    raise_notes(r, u.rows);
-    struct store_request q = {.type = SR_MERGE,
-                              .epoch = r->p.epoch,
-                              .committed = {r->p.epoch, r->p.committed},
-                              .bytes = shared_new(u.rows),
-                              .n_rows = u.n_rows};
-    d->merge_cookie = replica_store(r, &q);
-}
-
-void feed_merged(struct replica *r)
-{
-    struct primary *p = &r->p;
-    struct feed *d = &p->feed;
-    if (!d->merge_waits || d->merge_lsn > p->committed)
-        return;
-    /* It empties its store next. One that in_sync names may be promoted: it is dropped first. */
-    if (d->merge_last && d->state == FEED_UPLOAD && p->waiting &&
-        store_id_eq(&d->store, &p->waits_for))
-        return;
-    d->merge_waits = false;
-    bool ok = merged_encode(&r->out, d->merge_sequence);
-    assert(ok);
-    (void)ok;
-    replica_send(r, d->link, FRAME_MERGED, NULL);
-    if (!d->merge_last)
-        return;
-    d->merged = true;
-    if (d->state >= FEED_READING)
-        replica_report(r, PE_MERGED, &d->store);
 }
 
 /* ---- the feed ---- */
@@ -585,19 +517,7 @@ bool feed_reply(struct replica *r, struct store_reply *reply)
         on_changes(r, reply);
         return true;
     }
-    if (reply->type != SR_MERGE || reply->cookie != d->merge_cookie)
-        return false;
-    d->merge_cookie = 0;
-    if (reply->err) {
-        replica_log(r, false, "rows of the standby can't be merged (error %d)", reply->err);
-        feed_lost(r, "the primary can't merge what was uploaded");
-        return true;
-    }
-    /* Its rows were numbered before it was answered. */
-    d->merge_lsn = r->p.numbered;
-    d->merge_waits = true;
-    feed_merged(r);
-    return true;
+    return upload_reply(r, reply);
 }
 
 void feed_frame(struct replica *r, uint8_t type, struct slice payload)
@@ -611,7 +531,7 @@ void feed_frame(struct replica *r, uint8_t type, struct slice payload)
     else if (type == FRAME_ACK && d->state != FEED_HELLO)
         on_ack(r, payload);
     else if (type == FRAME_UNMERGED)
-        on_unmerged(r, payload);
+        upload_frame(r, payload);
     else if (type == FRAME_TOLD)
         verify_told(r, payload);
     else if (type == FRAME_VERIFY)

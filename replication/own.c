@@ -227,6 +227,35 @@ int own_note(struct own *o, uint64_t id, uint32_t index, enum doubt wanted, bool
     return row_encode(&o->scratch, &here) ? put_scratch(o) : STORE_FULL;
 }
 
+int own_outcome(struct own *o, struct row_recipient *p, bool *write, bool *late)
+{
+    struct row key = {.type = ROW_RECIPIENT}, here;
+    enum unmerged_class mark;
+    key.recipient.id = p->id;
+    key.recipient.index = p->index;
+    *write = *late = false;
+    int err = o->store->ops->get(o->store, &key, &here, &mark);
+    if (err)
+        return err == STORE_NOT_FOUND ? STORE_OK : err;
+    const struct row_recipient *now = &here.recipient;
+    *late = rcpt_terminal(now->state);
+    if (rcpt_terminal(now->state) && (p->state != RCPT_DELIVERED || now->state == RCPT_DELIVERED))
+        return STORE_OK;
+    if (now->state == RCPT_QUARANTINED && p->state == RCPT_QUEUED)
+        return STORE_OK;
+    *write = true;
+    if (rcpt_terminal(p->state)) {
+        p->held = 0;
+        return STORE_OK;
+    }
+    p->held = (uint8_t)((now->held & HELD_OPERATOR) | (p->held & HELD_IN_DOUBT));
+    if (now->held & HELD_IN_DOUBT) {
+        p->held |= HELD_IN_DOUBT;
+        p->in_doubt = DOUBT_YES;
+    }
+    return STORE_OK;
+}
+
 struct batch own_batch(const struct own *o, struct pos committed)
 {
     assert(o->next > o->first);

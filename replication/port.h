@@ -34,6 +34,7 @@ struct own_batch {
     uint32_t epoch;
     uint64_t first, last;
     uint32_t n_rows;
+    bool purges;         /* tombstones are forgotten with it */
     struct shared *rows; /* encoded rows */
 };
 
@@ -80,7 +81,8 @@ struct store_reply {
     enum store_request_type type;
     uint64_t cookie;
     int err;        /* enum store_err */
-    uint64_t first; /* PROMOTE, MODE: first lsn of the epoch or mode */
+    uint64_t first;  /* PROMOTE, MODE: first lsn of the epoch or mode */
+    uint64_t purged; /* PROMOTE: lsn of the newest purge; 0: none */
     bool more;      /* CHANGES, UNMERGED */
     uint32_t n_rows;
     struct shared *bytes;   /* CHANGES, UNMERGED; the receiver unrefs */

@@ -244,5 +244,9 @@ int apply_promote(struct store *s, const struct promotion *p, struct promoted *o
         return err;
     s->cursor = 0;
     out->end = meta.end;
-    return STORE_OK;
+    struct row key = {.type = ROW_OPSTATE, .opstate.key = SLICE_LIT("purge")}, row;
+    enum unmerged_class mark;
+    err = s->ops->get(s, &key, &row, &mark);
+    out->purged = err ? 0 : row.opstate.pos.lsn;
+    return err == STORE_NOT_FOUND ? STORE_OK : err;
 }

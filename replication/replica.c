@@ -46,6 +46,7 @@ void replica_free(struct replica *r)
         return;
     ring_clear(&r->p.ring);
     notes_clear(&r->notes);
+    shared_unref(r->p.feed.told_again);
     shared_unref(r->f.uploading);
     shared_unref(r->verify.own);
     buf_free(&r->verify.rows);
@@ -275,6 +276,8 @@ static void on_batch(struct replica *r, const struct own_batch *b)
     struct ring_batch x = {b->first, b->last, b->n_rows, b->rows, r->now};
     ring_push(&p->ring, &x);
     p->numbered = b->last;
+    if (b->purges)
+        p->purged = b->last;
     feed_pump(r);
 }
 

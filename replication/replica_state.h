@@ -50,6 +50,7 @@ struct feed {
     uint64_t merge_cookie;   /* SR_MERGE under way; 0: none */
     uint64_t merge_lsn;      /* the rows of the last merge are at or below */
     bool merge_waits;        /* for that lsn to be committed */
+    struct shared *told_again; /* operator state of the last piece: see upload.c; NULL: none */
     bool merge_last, merged;
 };
 
@@ -68,6 +69,7 @@ struct primary {
     bool slow_told;
     uint64_t detached_ns;
     uint32_t in_doubt; /* at its beginning */
+    uint64_t purged;   /* lsn of the newest purge: what ended before may be forgotten here */
     struct pos known;  /* committed in the epoch before: the old primary must hold it */
     /* Highest lsn that a store acknowledged in this epoch. */
     struct store_id acked_store;
@@ -188,7 +190,12 @@ void feed_pump(struct replica *r);
 void feed_committed(struct replica *r); /* tell the committed lsn where it is due */
 bool feed_reply(struct replica *r, struct store_reply *reply);
 void feed_note(struct replica *r, struct slice frame); /* a NOTE that delivery has just made */
-void feed_merged(struct replica *r); /* what was merged may be durable and committed now */
+void feed_send_notes(struct replica *r); /* all that is noted, anew */
+
+/* upload.c: merging what only the follower has (protocol 8). */
+void upload_frame(struct replica *r, struct slice payload);
+bool upload_reply(struct replica *r, struct store_reply *reply);
+void upload_merged(struct replica *r); /* what was merged may be durable and committed now */
 
 /* follow.c: the follower's side. */
 void follow_begin(struct replica *r, const struct record *record);

@@ -198,6 +198,7 @@ static int promote(struct storage *s, const struct store_request *r, struct stor
         return err;
     out->first = done.first;
     out->n_rows = done.in_doubt;
+    out->purged = done.purged;
     s->epoch = r->epoch;
     s->committed = (struct pos){0, 0};
     s->twins_stale = true;

@@ -124,32 +124,6 @@ static int add_rows(struct storage *s, struct storage_op *op)
     return err || !m || !terminal ? err : own_finish(&s->own, m->id);
 }
 
-/* An outcome meets what happened to the recipient meanwhile: a hold stays, and what is terminal
- * never becomes queued again (invariant 4). *write false: nothing of it is left to write. *late: it
- * was delivered after all, and a bounce may say otherwise. */
-static int settle_outcome(struct storage *s, struct row_recipient *p, bool *write, bool *late)
-{
-    struct row key = {.type = ROW_RECIPIENT}, here;
-    enum unmerged_class mark;
-    key.recipient.id = p->id;
-    key.recipient.index = p->index;
-    int err = s->store->ops->get(s->store, &key, &here, &mark);
-    *write = *late = false;
-    if (err)
-        return err == STORE_NOT_FOUND ? STORE_OK : err;
-    const struct row_recipient *now = &here.recipient;
-    *late = rcpt_terminal(now->state);
-    if (rcpt_terminal(now->state) && (p->state != RCPT_DELIVERED || now->state == RCPT_DELIVERED))
-        return STORE_OK;
-    if (now->state == RCPT_QUARANTINED && p->state == RCPT_QUEUED)
-        return STORE_OK;
-    p->held = rcpt_terminal(p->state)
-                  ? 0
-                  : (uint8_t)((now->held & HELD_OPERATOR) | (p->held & HELD_IN_DOUBT));
-    *write = true;
-    return STORE_OK;
-}
-
 static int write_notes(struct storage *s, struct storage_op *op)
 {
     int err = STORE_OK;
@@ -193,7 +167,7 @@ static int put_outcomes(struct storage *s, struct storage_op *op, struct buf *co
         bool write, late;
         if (r->type != ROW_RECIPIENT || (bounced && r->recipient.id == bounced))
             continue;
-        err = settle_outcome(s, &r->recipient, &write, &late);
+        err = own_outcome(&s->own, &r->recipient, &write, &late);
         if (err || !write)
             continue;
         if (r->recipient.state == RCPT_FAILED || r->recipient.state == RCPT_EXPIRED)
@@ -394,6 +368,7 @@ static enum op_result finish(struct storage *s)
                           .first = o->first,
                           .last = o->next - 1,
                           .n_rows = own_count(o),
+                          .purges = o->purge,
                           .rows = shared_new(buf_slice(&o->rows))};
     s->hooks.batch(s->hooks.ctx, &b);
     int err = own_commit(o, s->committed);

@@ -187,6 +187,11 @@ static void batch_arrives(struct sim *s, struct task *t)
     drop_batch(t);
 }
 
+static struct own *own_of(struct node *n)
+{
+    return n->storage.own;
+}
+
 static void hand_over(struct sim *s, struct node *n, const struct batch *x)
 {
     struct own_batch *b = xmalloc(sizeof *b);
@@ -194,6 +199,7 @@ static void hand_over(struct sim *s, struct node *n, const struct batch *x)
                             .first = x->first,
                             .last = x->last,
                             .n_rows = x->n_rows,
+                            .purges = own_of(n)->purge,
                             .rows = shared_new(x->rows)};
     books_number(s, n, x->epoch);
     rules_numbers(s, n, x);
@@ -260,35 +266,14 @@ void storage_tells_takeover(struct sim *s, struct node *n, bool on)
 
 /* --- own transactions --- */
 
-static struct own *own_of(struct node *n)
-{
-    return n->storage.own;
-}
-
-/* An outcome meets what happened to the recipient meanwhile (node/queue/writer_uv.c). */
-static bool outcome_counts(struct own *o, struct row_recipient *p, bool *late)
-{
-    struct row key = {.type = ROW_RECIPIENT, .recipient = *p}, here;
-    if (o->store->ops->get(o->store, &key, &here, NULL))
-        return false;
-    const struct row_recipient *now = &here.recipient;
-    *late = rcpt_terminal(now->state);
-    if (rcpt_terminal(now->state) && (p->state != RCPT_DELIVERED || now->state == RCPT_DELIVERED))
-        return false;
-    if (now->state == RCPT_QUARANTINED && p->state == RCPT_QUEUED)
-        return false;
-    p->held = rcpt_terminal(p->state)
-                  ? 0
-                  : (uint8_t)((now->held & HELD_OPERATOR) | (p->held & HELD_IN_DOUBT));
-    return true;
-}
-
 static int put_rows(struct own *o, struct op *op)
 {
     int err = STORE_OK;
-    bool late = false;
-    if (op->kind == OP_OUTCOME && !outcome_counts(o, &op->row[0].recipient, &late))
-        return STORE_OK; /* nor its bounce */
+    bool write = true, late = false;
+    if (op->kind == OP_OUTCOME)
+        err = own_outcome(o, &op->row[0].recipient, &write, &late);
+    if (!write)
+        return err; /* nor its bounce */
     for (unsigned i = 0; i < op->n_rows && !err; i++)
         err = own_put(o, &op->row[i]);
     return err || !late ? err : own_recall(o, op->copy_id);
@@ -665,6 +650,7 @@ static void promote(struct sim *s, struct node *n, const struct store_request *r
         return;
     r->first = done.first;
     r->n_rows = done.in_doubt;
+    r->purged = done.purged;
     s->count.in_doubt += done.in_doubt;
     n->storage.writer = req->epoch;
     n->storage.committed = (struct pos){0, 0};
