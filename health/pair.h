@@ -91,6 +91,9 @@ enum pair_event_type {
     PE_SOLO_DURABLE,    /* history row "solo" durable: released */
     PE_DRAINED,         /* writer closed, standby holds everything (hand-over) */
     PE_CLOSED,          /* stepped down: no write of the old epoch can follow */
+    /* from replication, as follower */
+    PE_EMPTY, /* it wants to empty the store for a full copy; op names the question. flag false: not
+                 any more */
     /* from the relay */
     PE_DELIVERY_IDLE, /* no final dot is open (after PX_QUIESCE) */
     PE_STORAGE_FAILED,
@@ -116,7 +119,7 @@ struct pair_event {
     struct record record;
     bool flag; /* HEARTBEAT: proven; AUTO_TAKEOVER: on; STALLED: it does; OP_FAILOVER: --force */
     int64_t wall_ms; /* HEARTBEAT: own wall clock at receipt; 0: unknown */
-    uint64_t op;     /* operator's token, answered by PX_OP_DONE */
+    uint64_t op;     /* operator's token, answered by PX_OP_DONE; EMPTY: the question's */
 };
 
 enum pair_effect_type {
@@ -143,6 +146,7 @@ enum pair_effect_type {
                    ended */
     PX_DRAIN,   /* replication: close the writer, bring everything to the standby, say PE_DRAINED */
     PX_EPOCH_SEEN, /* store: remember `epoch` durably before any handshake */
+    PX_EMPTY,      /* replication: it may (PE_EMPTY; op): this store isn't promoted any more */
     PX_HOOK,       /* name: "promoted", "demoted", "solo", "paired" */
     PX_OP_DONE,    /* op, ok, text */
     PX_LOG,        /* text, for the log: a change of role with its reason; ok = false: a warning */

@@ -49,8 +49,11 @@ struct pair {
     uint64_t phase_since;
     bool view_changed;
 
-    struct pair_store store;
+    struct pair_store store; /* fit: and not about to be emptied */
     bool store_failed, stalled;
+    bool fit_told;
+    uint64_t empty_asked; /* PE_EMPTY that stands; 0: none */
+    bool emptying;        /* and was answered */
 
     /* the record */
     struct record rec;      /* newest decided one known; version 0: none */
@@ -155,6 +158,13 @@ void pair_op_done(struct pair *p, bool ok, const char *fmt, ...)
 uint64_t pair_lease_length(const struct pair *p); /* the shorter of both nodes' settings */
 uint64_t pair_lease_end(const struct pair *p);    /* from acknowledgements; 0: none */
 void pair_publish_lease(struct pair *p);
+
+uint64_t pair_next_tag(struct pair *p); /* never twice */
+
+/* pair_orders.c, for the events of pair.c */
+void pair_on_operator(struct pair *p, const struct pair_event *ev);
+void pair_bootstrap(struct pair *p, uint64_t op); /* op 0: nobody asked, all are empty */
+void pair_operator_timeouts(struct pair *p);
 
 /* pair_lease.c, for the events of pair.c */
 void pair_on_heartbeat(struct pair *p, const struct pair_event *ev);

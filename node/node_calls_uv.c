@@ -239,6 +239,7 @@ static void route_effect(struct node *n, const struct pair_effect *fx)
     case PX_PAIRED:
     case PX_DRAIN:
     case PX_EPOCH_SEEN:
+    case PX_EMPTY:
         replication_pair(n->replication, fx);
         break;
     case PX_SERVE:

@@ -28,6 +28,16 @@ static void forget_upload(struct replica *r)
     r->f.uploading_rows = 0;
 }
 
+/* Whether the store may be emptied for a full copy is for the pair core to say: it may be about to
+ * be taken over with. */
+static void tell_empty(struct replica *r, bool wants)
+{
+    struct replica_effect fx = {
+        .type = RX_REPORT, .report = {.type = PE_EMPTY, .op = r->f.session, .flag = wants}};
+    r->f.asks_to_empty = wants;
+    replica_emit_fx(r, &fx);
+}
+
 void follow_begin(struct replica *r, const struct record *record)
 {
     follow_stop(r);
@@ -61,6 +71,8 @@ void follow_lost(struct replica *r, const char *why)
     uint64_t link = f->link;
     if (!link)
         return;
+    if (f->asks_to_empty)
+        tell_empty(r, false);
     f->link = 0;
     f->state = FOLLOW_DIAL;
     f->session = 0;
@@ -178,6 +190,16 @@ static struct store_id fresh_id(struct replica *r)
     return id;
 }
 
+void follow_may_empty(struct replica *r, uint64_t session)
+{
+    struct follow *f = &r->f;
+    if (!f->asks_to_empty || session != f->session || f->cookie)
+        return; /* of a link that is gone */
+    replica_log(r, true, "this store is emptied and gets a full copy from the primary");
+    struct store_request q = {.type = SR_WIPE, .epoch = f->epoch, .store = fresh_id(r)};
+    f->cookie = write_store(r, &q);
+}
+
 static void adopt(struct replica *r, const struct frame_welcome *w)
 {
     struct buf b;
@@ -278,9 +300,7 @@ static void on_welcome(struct replica *r, struct slice payload)
     if (w.plan == PLAN_RESUME) {
         attached(r);
     } else if (w.plan == PLAN_COPY) {
-        replica_log(r, true, "this store is emptied and gets a full copy from the primary");
-        struct store_request q = {.type = SR_WIPE, .epoch = f->epoch, .store = fresh_id(r)};
-        f->cookie = write_store(r, &q);
+        tell_empty(r, true);
     } else {
         adopt(r, &w);
     }
@@ -479,11 +499,8 @@ static void upload_done(struct replica *r)
     f->uploaded = true;
     if (!f->copy_after)
         return;
-    replica_log(r, true,
-                "all that only this store had is with the primary; it is emptied and gets "
-                "a full copy");
-    struct store_request q = {.type = SR_WIPE, .epoch = f->epoch, .store = fresh_id(r)};
-    f->cookie = write_store(r, &q);
+    replica_log(r, true, "all that only this store had is with the primary");
+    tell_empty(r, true);
 }
 
 static void on_merged(struct replica *r, struct slice payload)
@@ -524,6 +541,8 @@ static void step_done(struct replica *r, const struct store_reply *reply)
 {
     struct follow *f = &r->f;
     f->cookie = 0;
+    if (reply->type == SR_WIPE && !reply->err)
+        f->asks_to_empty = false; /* the store has another id: nothing is left to take back */
     if (reply->err) {
         replica_log(r, false, "the store can't take what the primary asks for (error %d)",
                     reply->err);

@@ -268,6 +268,17 @@ struct batch own_batch(const struct own *o, struct pos committed)
                           .n_rows = own_count(o)};
 }
 
+struct own_batch own_handed_over(const struct own *o)
+{
+    assert(o->next > o->first);
+    return (struct own_batch){.epoch = o->epoch,
+                              .first = o->first,
+                              .last = o->next - 1,
+                              .n_rows = own_count(o),
+                              .purges = o->purge,
+                              .rows = shared_new(buf_slice(&o->rows))};
+}
+
 int own_commit(struct own *o, struct pos committed)
 {
     struct store *s = o->store;

@@ -8,6 +8,7 @@
 #define BATON_REPLICATION_OWN_H
 
 #include "replication/apply.h"
+#include "replication/port.h"
 
 /* Below FRAME_MAX, with room for a message of 1,000 recipients at the end. */
 enum { OWN_ROWS_MAX = 4096, OWN_BYTES_MAX = 4 << 20, OWN_CAP = 12 << 20 };
@@ -57,6 +58,8 @@ int own_note(struct own *o, uint64_t id, uint32_t index, enum doubt wanted, bool
 int own_outcome(struct own *o, struct row_recipient *p, bool *write, bool *late);
 /* The batch as it is now (rows borrowed from o). */
 struct batch own_batch(const struct own *o, struct pos committed);
+/* The same, for replication: a copy of the rows, which the receiver unrefs. */
+struct own_batch own_handed_over(const struct own *o);
 /* Writes meta.end and commits. */
 int own_commit(struct own *o, struct pos committed);
 void own_abort(struct own *o);

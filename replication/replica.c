@@ -215,6 +215,10 @@ static void on_pair(struct replica *r, const struct pair_effect *fx)
         replica_store(r, &q);
         break;
     }
+    case PX_EMPTY:
+        if (r->role == FOLLOWS)
+            follow_may_empty(r, fx->op);
+        break;
     default:
         break; /* not for replication */
     }

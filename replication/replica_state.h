@@ -115,6 +115,7 @@ struct follow {
     uint32_t uploading_rows;
     bool uploaded;       /* nothing unmerged is left */
     bool copy_after;     /* PLAN_UPLOAD_COPY */
+    bool asks_to_empty;  /* PE_EMPTY was said, as `session`, and the store isn't emptied yet */
     uint64_t dial_at_ns; /* hung up until then, waiting for the operator; 0: not */
 };
 
@@ -203,6 +204,7 @@ void follow_stop(struct replica *r);
 void follow_link_up(struct replica *r, uint64_t link);
 void follow_lost(struct replica *r, const char *why);
 void follow_tick(struct replica *r);
+void follow_may_empty(struct replica *r, uint64_t session);
 void follow_rejoin(struct replica *r, bool discard, uint64_t op);
 void follow_frame(struct replica *r, uint8_t type, struct slice payload);
 bool follow_reply(struct replica *r, struct store_reply *reply);

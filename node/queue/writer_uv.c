@@ -364,12 +364,7 @@ static enum op_result finish(struct storage *s)
         storage_ended(s, 0, 0);
         return OP_DURABLE;
     }
-    struct own_batch b = {.epoch = o->epoch,
-                          .first = o->first,
-                          .last = o->next - 1,
-                          .n_rows = own_count(o),
-                          .purges = o->purge,
-                          .rows = shared_new(buf_slice(&o->rows))};
+    struct own_batch b = own_handed_over(o);
     s->hooks.batch(s->hooks.ctx, &b);
     int err = own_commit(o, s->committed);
     if (err) {

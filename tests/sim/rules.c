@@ -133,7 +133,7 @@ void rules_noted(struct sim *s, const struct node *n, const struct delivery_conn
 
 /* --- protocol 4: a number is used once --- */
 
-void rules_numbers(struct sim *s, struct node *n, const struct batch *x)
+void rules_numbers(struct sim *s, struct node *n, const struct own_batch *x)
 {
     if (n->numbers.epoch == x->epoch && x->first <= n->numbers.lsn)
         sim_fail(s, "5 (incident 32)", "node %s gives out number %llu of epoch %u again",

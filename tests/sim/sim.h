@@ -498,7 +498,7 @@ void rules_delivers(struct sim *s, const struct node *n, uint32_t epoch);
 void rules_register(struct sim *s, const struct node *n, const struct pair_event *ev);
 void rules_claim(struct sim *s, const struct node *n, const struct pair_effect *fx);
 void rules_noted(struct sim *s, const struct node *n, const struct delivery_conn *c);
-void rules_numbers(struct sim *s, struct node *n, const struct batch *x);
+void rules_numbers(struct sim *s, struct node *n, const struct own_batch *x);
 /* apply_promote() and its rule. */
 int rules_promotion(struct sim *s, struct node *n, const struct promotion *p,
                     struct promoted *done);

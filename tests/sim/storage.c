@@ -192,17 +192,13 @@ static struct own *own_of(struct node *n)
     return n->storage.own;
 }
 
-static void hand_over(struct sim *s, struct node *n, const struct batch *x)
+/* Everything that is in the open transaction. */
+static void hand_over(struct sim *s, struct node *n)
 {
     struct own_batch *b = xmalloc(sizeof *b);
-    *b = (struct own_batch){.epoch = x->epoch,
-                            .first = x->first,
-                            .last = x->last,
-                            .n_rows = x->n_rows,
-                            .purges = own_of(n)->purge,
-                            .rows = shared_new(x->rows)};
-    books_number(s, n, x->epoch);
-    rules_numbers(s, n, x);
+    *b = own_handed_over(own_of(n));
+    books_number(s, n, b->epoch);
+    rules_numbers(s, n, b);
     struct task *t = node_mail(s, n, STORAGE_TO_REPLICATION, batch_arrives);
     t->p = b;
     t->drop = drop_batch;
@@ -457,10 +453,8 @@ static void commit_own(struct sim *s, struct node *n)
 {
     struct own *o = own_of(n);
     struct storage_model *m = &n->storage;
-    if (own_count(o)) {
-        struct batch x = own_batch(o, m->committed);
-        hand_over(s, n, &x);
-    }
+    if (own_count(o))
+        hand_over(s, n);
     m->busy = m->own_open = true;
     m->busy_since = node_now(s, n);
     store_memory_suspend(n->disk.store);

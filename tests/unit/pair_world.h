@@ -52,6 +52,7 @@ static struct world {
     bool none;           /* arbiter = none, from the next boot() on */
     unsigned changes[2]; /* of the record, asked for */
     unsigned unasked[2];
+    uint64_t may_empty[2]; /* the newest PX_EMPTY */
 } w;
 
 static inline void push(uint64_t at, struct due d)
@@ -123,6 +124,9 @@ static inline void on_fx(void *ctx, const struct pair_effect *fx)
         break;
     case PX_UNASK:
         w.unasked[i]++;
+        break;
+    case PX_EMPTY:
+        w.may_empty[i] = fx->op;
         break;
     case PX_LEASE:
         n->lease = fx->until_ns;

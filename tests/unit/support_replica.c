@@ -11,7 +11,7 @@
 
 enum { HISTORY_BYTES = 16384, BODY_BYTES = 200 };
 
-enum job_type { JOB_REQUEST, JOB_OWN, JOB_COMMIT, JOB_REPLY, JOB_BATCH, JOB_DURABLE, JOB_FRAME };
+enum job_type { JOB_REQUEST, JOB_OWN, JOB_COMMIT, JOB_REPLY, JOB_BATCH, JOB_DURABLE, JOB_EMPTY, JOB_FRAME };
 struct job {
     struct job *next;
     enum job_type type;
@@ -19,9 +19,10 @@ struct job {
     struct store_reply reply;
     struct own_batch batch;
     struct pos pos;
-    uint64_t id;     /* OWN: message; FRAME: link */
+    uint64_t id;     /* OWN: message; FRAME: link; EMPTY: the question */
     uint8_t outcome; /* the state that its recipient gets; 0: a new message */
     uint8_t frame;
+    struct slice key, value; /* OWN: operator state; of the program's own text */
     struct shared *bytes;
 };
 
@@ -153,6 +154,12 @@ static void emit(void *ctx, const struct replica_effect *fx)
         n->serving_waits = false;
         break;
     case RX_REPORT:
+        if (fx->report.type == PE_EMPTY) {
+            n->wants_to_empty = fx->report.flag;
+            if (n->wants_to_empty && !n->keeps_store)
+                push(&n->inbox_end, JOB_EMPTY)->id = fx->report.op;
+            break;
+        }
         assert(n->n_reports < WORLD_REPORTS);
         n->reports[n->n_reports++] = fx->report;
         break;
@@ -177,13 +184,7 @@ static void emit(void *ctx, const struct replica_effect *fx)
 
 static void own_hand_over(struct world_node *n)
 {
-    struct batch x = own_batch(n->own, n->remembered);
-    struct job *j = push(&n->inbox_end, JOB_BATCH);
-    j->batch = (struct own_batch){.epoch = x.epoch,
-                                  .first = x.first,
-                                  .last = x.last,
-                                  .n_rows = x.n_rows,
-                                  .rows = shared_new(x.rows)};
+    push(&n->inbox_end, JOB_BATCH)->batch = own_handed_over(n->own);
 }
 
 void world_body(uint8_t *p, size_t n, uint64_t from)
@@ -241,8 +242,10 @@ static void do_own(struct world_node *n, struct job *j)
 {
     if (!n->writer || own_begin(n->own, n->store, n->writer, wall(n->world)))
         return;
-    int err =
-        j->outcome ? put_outcome(n, j->id, j->outcome) : world_put_message(n, j->id, BODY_BYTES);
+    struct row said = {.type = ROW_OPSTATE, .opstate = {.key = j->key, .value = j->value}};
+    int err = j->key.n     ? own_put(n->own, &said)
+              : j->outcome ? put_outcome(n, j->id, j->outcome)
+                           : world_put_message(n, j->id, BODY_BYTES);
     if (err) {
         own_abort(n->own);
         return;
@@ -533,6 +536,10 @@ static bool core_turn(struct world_node *n)
     } else if (j->type == JOB_BATCH) {
         ev = (struct replica_event){.type = RE_BATCH, .batch = &j->batch};
         core_step(n, &ev);
+    } else if (j->type == JOB_EMPTY) {
+        struct pair_effect fx = {.type = PX_EMPTY, .op = j->id};
+        ev = (struct replica_event){.type = RE_PAIR, .fx = &fx};
+        core_step(n, &ev);
     } else if (j->pos.lsn) {
         ev = (struct replica_event){.type = RE_DURABLE, .pos = j->pos};
         core_step(n, &ev);
@@ -803,6 +810,16 @@ void world_deliver(struct world *w, unsigned node, uint64_t id)
 void world_defer(struct world *w, unsigned node, uint64_t id)
 {
     outcome(w, node, id, RCPT_QUEUED);
+}
+
+void world_say(struct world *w, unsigned node, const char *key, const char *value)
+{
+    struct world_node *n = &w->node[node];
+    if (!n->up || !n->writer)
+        return;
+    struct job *j = push(&n->jobs_end, JOB_OWN);
+    j->key = slice_str(key);
+    j->value = slice_str(value);
 }
 
 const struct pair_event *world_report(struct world *w, unsigned node, enum pair_event_type type)

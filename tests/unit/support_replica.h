@@ -34,6 +34,7 @@ struct world_node {
     uint64_t mended_id, n_mended; /* the newest RX_MENDED, how many */
     enum verify_mended mended;
     struct pos remembered; /* by storage, for its next transaction */
+    bool wants_to_empty, keeps_store; /* PE_EMPTY stands; it is never answered */
     bool serving_waits;    /* the record (or a pending change) names the other */
     struct pair_event reports[WORLD_REPORTS];
     unsigned n_reports, seen_reports;
@@ -73,6 +74,8 @@ void world_storage(struct world *w, unsigned node);
 uint64_t world_add(struct world *w, unsigned node);
 void world_deliver(struct world *w, unsigned node, uint64_t id); /* its outcome */
 void world_defer(struct world *w, unsigned node, uint64_t id);   /* one more attempt that failed */
+/* Operator state; both texts outlive the world. */
+void world_say(struct world *w, unsigned node, const char *key, const char *value);
 /* Delivery notes that message, under this key and in the frame of that number; id 0: withdraws. */
 void world_note(struct world *w, unsigned node, uint64_t number, uint64_t key, uint64_t id);
 

@@ -581,6 +581,36 @@ static void add_bounce(struct store *s, uint64_t parent, uint64_t id, const char
 }
 
 /* Incident 21 and its mirror. */
+/* Policy `hold`: that the recipient may have it from an attempt of the other node was merged while an
+ * own attempt was under way. Its outcome, a deferral, tells nothing of that one. */
+START_TEST(test_a_merged_doubt_outlives_an_outcome)
+{
+    struct store *s = a;
+    promote(s, 2, MODE_SOLO);
+    add_message(s, MESSAGE_ID(2, 1), 1, NULL);
+    struct row r = support_recipient(MESSAGE_ID(2, 1), 0, RCPT_QUEUED);
+    r.recipient.in_doubt = DOUBT_YES;
+    r.recipient.held = HELD_IN_DOUBT;
+    open_own(s);
+    put(r);
+    close_own(NULL);
+    struct row_recipient p = r.recipient;
+    bool write, late;
+    p.in_doubt = DOUBT_NONE;
+    p.held = 0;
+    p.attempts = 2;
+    open_own(s);
+    ck_assert_int_eq(own_outcome(&own, &p, &write, &late), STORE_OK);
+    ck_assert(write && !late);
+    ck_assert(p.in_doubt == DOUBT_YES && p.held == HELD_IN_DOUBT);
+    p.state = RCPT_DELIVERED;
+    p.in_doubt = DOUBT_NONE;
+    ck_assert_int_eq(own_outcome(&own, &p, &write, &late), STORE_OK);
+    ck_assert(write && p.held == 0 && p.in_doubt == DOUBT_NONE);
+    own_abort(&own);
+}
+END_TEST
+
 START_TEST(test_a_bounce_follows_its_parent)
 {
     struct buf f;
@@ -835,6 +865,7 @@ int main(void)
     tcase_add_test(t, test_promotion_lists_what_is_in_doubt);
     tcase_add_test(t, test_what_was_in_doubt_is_listed_anew);
     tcase_add_test(t, test_promotion_takes_what_is_unmerged);
+    tcase_add_test(t, test_a_merged_doubt_outlives_an_outcome);
     tcase_add_test(t, test_a_bounce_follows_its_parent);
     tcase_add_test(t, test_a_late_delivery_recalls_the_bounce);
     tcase_add_test(t, test_a_promotion_recalls_the_bounce);

@@ -213,6 +213,35 @@ START_TEST(stale_store_is_not_promoted)
 }
 END_TEST
 
+/* A store is emptied for a full copy, or taken over with, and never both. */
+START_TEST(emptied_or_taken_over_with)
+{
+    step(1, (struct pair_event){.type = PE_EMPTY, .op = 1, .flag = true});
+    ck_assert_uint_eq(w.may_empty[1], 1);
+    step(1, (struct pair_event){.type = PE_OP_FAILOVER, .op = 6, .flag = true});
+    ck_assert_uint_eq(w.node[1].op_failed, 1);
+    ck_assert_ptr_nonnull(strstr(w.node[1].op_text, "emptied"));
+    kill_node(0);
+    w.changes[1] = 0;
+    run(5000);
+    ck_assert_uint_eq(w.changes[1], 0);
+    /* The link is gone before anything was done: it stays, and serves. */
+    step(1, (struct pair_event){.type = PE_EMPTY, .op = 1});
+    run_until_serving(1, 3000);
+    boot(0);
+    run(8000);
+    ck_assert_int_eq(view(1).mode, PAIR_PAIRED);
+    /* The other way round: it is being taken over with when the question comes. */
+    kill_node(1);
+    w.changes[0] = 0;
+    while (!w.changes[0])
+        run(1);
+    step(0, (struct pair_event){.type = PE_EMPTY, .op = 2, .flag = true});
+    run_until_serving(0, 3000);
+    ck_assert_uint_eq(w.may_empty[0], 0);
+}
+END_TEST
+
 START_TEST(one_way_block_does_not_flap)
 {
     /* Incident 29: datagrams from b to a blocked, TCP works. */
@@ -436,6 +465,7 @@ int main(void)
     tcase_add_test(t, unknown_drop_stays_strict);
     tcase_add_test(t, new_disk_does_not_block_the_standby);
     tcase_add_test(t, stale_store_is_not_promoted);
+    tcase_add_test(t, emptied_or_taken_over_with);
     tcase_add_test(t, one_way_block_does_not_flap);
     tcase_add_test(t, takeover_off);
     tcase_add_test(t, failed_store_gives_up_its_role);

@@ -917,26 +917,114 @@ START_TEST(test_nothing_is_compared_before_it_is_merged)
 }
 END_TEST
 
-/* Nothing of its own, but away for too long: a copy, by itself. */
-START_TEST(test_away_for_too_long_without_changes_gets_a_copy)
+static bool opstate_is(unsigned node, const char *value)
 {
-    solo_with_follower(21, 0);
+    const struct row_opstate *x =
+        store_memory_opstate(w.node[node].store, SLICE_LIT("pause/campaign/c"));
+    return x && slice_eq(x->value, slice_str(value));
+}
+
+/* B was away for eight days and has nothing of its own. */
+static uint64_t away_without_changes(unsigned seed)
+{
+    solo_with_follower(seed, 0);
     uint64_t finished = add(A);
     world_run(&w, 60);
     world_crash(&w, B);
     world_deliver(&w, A, finished);
     world_run(&w, 40);
     w.now += 8ull * 86400 * 1000000000;
-    bool more;
-    struct store *a = w.node[A].store;
-    ck_assert_int_eq(a->ops->begin(a), 0);
-    ck_assert_int_eq(a->ops->purge(a, INT64_MAX, 100, &more), 0);
-    ck_assert_int_eq(a->ops->commit(a), 0);
+    return finished;
+}
+
+static void comes_back(void)
+{
     add(A);
-    world_start(&w, B);
     world_follow(&w, B, 2);
     world_run(&w, 2000);
+    ck_assert(world_equal(&w));
+}
+
+/* What was finished is forgotten here, and no change tells it: a copy, by itself. */
+START_TEST(test_away_for_too_long_without_changes_gets_a_copy)
+{
+    uint64_t finished = away_without_changes(21);
+    world_say(&w, A, "purge", "9999999999999");
+    world_run(&w, 40);
+    ck_assert(!world_has(&w, A, finished) && world_has(&w, B, finished));
+    struct store_id before = world_store_id(&w, B);
+    world_start(&w, B);
+    comes_back();
     ck_assert(!world_has(&w, B, finished));
+    struct store_id after = world_store_id(&w, B);
+    ck_assert(!store_id_eq(&before, &after));
+    world_free(&w);
+}
+END_TEST
+
+/* Nothing was forgotten, whatever the clocks say: it catches up, and keeps what it has. */
+START_TEST(test_away_for_long_but_nothing_was_purged)
+{
+    uint64_t finished = away_without_changes(24);
+    struct store_id before = world_store_id(&w, B);
+    world_start(&w, B);
+    comes_back();
+    ck_assert_int_eq(world_state(&w, B, finished), RCPT_DELIVERED);
+    struct store_id after = world_store_id(&w, B);
+    ck_assert(store_id_eq(&before, &after));
+    world_free(&w);
+}
+END_TEST
+
+/* It may be taken over with at that moment: the store isn't emptied before the pair core says so,
+ * nor when the link on which it was planned is gone. */
+START_TEST(test_a_store_is_emptied_when_it_may_be)
+{
+    away_without_changes(25);
+    world_say(&w, A, "purge", "9999999999999");
+    world_start(&w, B);
+    w.node[B].keeps_store = true;
+    world_follow(&w, B, 2);
+    world_run(&w, 300);
+    ck_assert(w.node[B].wants_to_empty && !world_meta(&w, B)->copying);
+    ck_assert_uint_eq(world_count(&w, A, PE_ATTACHED), 1); /* that of before */
+    w.node[B].dialling = false;
+    world_cut(&w);
+    ck_assert(!w.node[B].wants_to_empty);
+    world_run(&w, 100);
+    ck_assert(!world_meta(&w, B)->copying);
+    w.node[B].keeps_store = false;
+    comes_back();
+    world_free(&w);
+}
+END_TEST
+
+/* An operator paused a campaign at B, which dies with it; A takes over, gets that from B, and its
+ * operator resumes. B hears of the newer word while its own row is still marked. */
+START_TEST(test_a_newer_word_while_the_older_is_uploaded)
+{
+    solo_with_follower(26, 0);
+    world_cut(&w);
+    w.node[B].dialling = false;
+    world_say(&w, A, "pause/campaign/c", "on");
+    world_run(&w, 60);
+    order(A, PX_STEP_DOWN);
+    world_promote(&w, B, 1003, false);
+    world_run(&w, 60);
+    w.hold[B] = true;
+    world_follow(&w, A, 1003);
+    world_run(&w, 50);
+    w.hold[B] = false;
+    while (!opstate_is(B, "on") && world_step(&w)) {
+    }
+    ck_assert(opstate_is(B, "on"));
+    w.hold[A] = true; /* MERGED stays on its way */
+    world_say(&w, B, "pause/campaign/c", "");
+    while (!opstate_is(B, "") && world_step(&w)) {
+    }
+    w.hold[A] = false;
+    world_run(&w, 500);
+    ck_assert(opstate_is(A, "") && opstate_is(B, ""));
     ck_assert(world_equal(&w));
     world_free(&w);
 }
@@ -1048,6 +1136,9 @@ int main(void)
     tcase_add_test(t, test_an_order_that_was_not_needed_is_forgotten);
     tcase_add_test(t, test_rejoin_survives_a_broken_link);
     tcase_add_test(t, test_away_for_too_long_without_changes_gets_a_copy);
+    tcase_add_test(t, test_away_for_long_but_nothing_was_purged);
+    tcase_add_test(t, test_a_store_is_emptied_when_it_may_be);
+    tcase_add_test(t, test_a_newer_word_while_the_older_is_uploaded);
     tcase_add_test(t, test_a_cloned_store_gets_its_own_id);
     tcase_add_test(t, test_nothing_is_compared_before_it_is_merged);
     tcase_add_test(t, test_strangers_are_refused_with_a_line);

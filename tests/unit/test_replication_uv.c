@@ -52,6 +52,8 @@ static void on_report(void *ctx, const struct pair_event *ev)
     e->reports[ev->type]++;
     e->follower = ev->follower;
     pthread_mutex_unlock(&e->lock);
+    if (ev->type == PE_EMPTY && ev->flag)
+        replication_pair(e->thread, &(struct pair_effect){.type = PX_EMPTY, .op = ev->op});
 }
 
 static void on_watermark(void *ctx, uint32_t epoch, uint64_t committed, uint64_t settled,
@@ -197,12 +199,7 @@ static uint64_t add(unsigned n, size_t body_bytes)
     for (unsigned i = 0; i < n; i++)
         ck_assert_int_eq(
             world_put_message(&e->node, MESSAGE_ID(e->node.writer, ++e->added), body_bytes), 0);
-    struct batch x = own_batch(&e->own, (struct pos){0, 0});
-    struct own_batch b = {.epoch = x.epoch,
-                          .first = x.first,
-                          .last = x.last,
-                          .n_rows = x.n_rows,
-                          .rows = shared_new(x.rows)};
+    struct own_batch b = own_handed_over(&e->own);
     replication_batch(e->thread, &b);
     shared_unref(b.rows);
     ck_assert_int_eq(own_commit(&e->own, (struct pos){0, 0}), 0);
