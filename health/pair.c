@@ -339,10 +339,11 @@ static void on_empty(struct pair *p, const struct pair_event *ev)
 static void let_empty(struct pair *p)
 {
     bool wanted = p->force_wanted || p->failover_wanted || p->alone_wanted;
-    if (!p->empty_asked || p->emptying ||
+    if (!p->empty_asked || p->empty_asked == p->empty_granted ||
         BATON_MUTANT(EMPTIED_WHILE_CLAIMED, false,
                      p->phase != PH_FOLLOW || p->change != CH_NONE || wanted))
         return;
+    p->empty_granted = p->empty_asked;
     p->emptying = true;
     p->store.fit = false;
     pair_fx(p, (struct pair_effect){.type = PX_EMPTY, .op = p->empty_asked});

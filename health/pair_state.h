@@ -52,8 +52,8 @@ struct pair {
     struct pair_store store; /* fit: and not about to be emptied */
     bool store_failed, stalled;
     bool fit_told;
-    uint64_t empty_asked; /* PE_EMPTY that stands; 0: none */
-    bool emptying;        /* and was answered */
+    uint64_t empty_asked, empty_granted; /* the newest PE_EMPTY that stands, 0: none; PX_EMPTY */
+    bool emptying;                       /* granted, and the store isn't another one yet */
 
     /* the record */
     struct record rec;      /* newest decided one known; version 0: none */

@@ -166,10 +166,23 @@ static void check_bounce(struct sim *s, const struct node *n, const struct copy 
 /* Protocol 9: the note is on the store before the dot, and the end of the delivery replaces it. A
  * store that was rolled back after either has neither, and who serves with it may send again; once
  * it has caught up it knows again. */
-static bool forgot(const struct node *n, const struct rcpt_book *x)
+static bool forgot_since(const struct node *n, const struct rcpt_book *x, uint64_t at)
 {
     uint64_t known = x->known_at[n->self];
-    return n->disk.lost_at > x->dot_at || (known && n->disk.lost_at > known);
+    return n->disk.lost_at > at || (known && n->disk.lost_at > known);
+}
+
+static bool forgot(const struct node *n, const struct rcpt_book *x)
+{
+    return forgot_since(n, x, x->dot_at);
+}
+
+/* Under `hold` only what a receiver took counts. What this node is told while it delivers comes too
+ * late for the dot that is next. */
+void books_begin(struct sim *s, struct node *n, uint64_t id, uint32_t rcpt)
+{
+    struct rcpt_book *x = &books_find(s, id)->rcpt[rcpt];
+    x->unaware[n->self] = forgot_since(n, x, x->taken_at);
 }
 
 /* What is known to be in doubt dies with the process that was told; and the primary that restarts
@@ -231,7 +244,7 @@ void books_dot(struct sim *s, struct node *n, uint32_t epoch, uint64_t id, uint3
     if (x->dots && x->state == DOT_PENDING && x->epoch == epoch && x->node == n->self)
         sim_fail(s, "8", "%llx/%u is sent while its last outcome is open", ID(id), rcpt);
     else if (c->hold && x->accepted > x->let_go && !s->books.forced && !s->books.split &&
-             !forgot(n, x))
+             !x->unaware[n->self])
         sim_fail(s, "at most once", "node %s sends %llx/%u again in epoch %u, its policy is hold",
                  process_name(n->self), ID(id), rcpt, epoch);
     else if (repeated && x->state == DOT_PENDING)
@@ -265,6 +278,8 @@ void books_dot(struct sim *s, struct node *n, uint32_t epoch, uint64_t id, uint3
     x->epoch = epoch;
     x->node = n->self;
     x->dot_at = s->now;
+    if (accepted)
+        x->taken_at = s->now;
     x->on_both = false;
 }
 

@@ -163,6 +163,7 @@ static void start(struct sim *s, struct node *n, struct delivery_conn *c, const 
         return;
     }
     books_start(s, n, n->relay.epoch);
+    books_begin(s, n, p->id, p->rcpt);
     note(s, n, c);
     const struct copy *x = books_find(s, p->id);
     if (!x->bounce)

@@ -379,7 +379,8 @@ struct rcpt_book {
     uint64_t known_at[NODES]; /* on that store since: its note, in doubt, or the end; 0: nothing */
     uint32_t epoch;
     unsigned node;
-    uint64_t dot_at, settled_at;
+    uint64_t dot_at, taken_at, settled_at; /* taken_at: the newest dot that a receiver took */
+    bool unaware[NODES]; /* that node had lost what it knew when its newest delivery began */
     bool on_both; /* stores, when it was settled */
 };
 struct copy { /* one message id */
@@ -456,6 +457,7 @@ struct copy *books_new(struct sim *s, uint64_t id, unsigned message, unsigned no
 void books_number(struct sim *s, struct node *n, uint32_t epoch);
 void books_ack(struct sim *s, struct node *n, uint64_t id);
 void books_start(struct sim *s, struct node *n, uint32_t epoch);
+void books_begin(struct sim *s, struct node *n, uint64_t id, uint32_t rcpt);
 void books_dot(struct sim *s, struct node *n, uint32_t epoch, uint64_t id, uint32_t rcpt,
                bool accepted, bool rejected);
 void books_settled(struct sim *s, struct node *n, uint64_t id, uint32_t rcpt);

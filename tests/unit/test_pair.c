@@ -225,8 +225,17 @@ START_TEST(emptied_or_taken_over_with)
     w.changes[1] = 0;
     run(5000);
     ck_assert_uint_eq(w.changes[1], 0);
+    /* Emptied once, and once more before it has got anything. */
+    struct pair_event emptied = store_event(&w.node[1]);
+    emptied.store.id.b[0] ^= 1;
+    emptied.store.fit = false;
+    step(1, emptied);
+    step(1, (struct pair_event){.type = PE_EMPTY, .op = 2, .flag = true});
+    ck_assert_uint_eq(w.may_empty[1], 2);
+    step(1, store_event(&w.node[1]));
     /* The link is gone before anything was done: it stays, and serves. */
-    step(1, (struct pair_event){.type = PE_EMPTY, .op = 1});
+    step(1, (struct pair_event){.type = PE_EMPTY, .op = 3, .flag = true});
+    step(1, (struct pair_event){.type = PE_EMPTY, .op = 3});
     run_until_serving(1, 3000);
     boot(0);
     run(8000);
@@ -236,7 +245,7 @@ START_TEST(emptied_or_taken_over_with)
     w.changes[0] = 0;
     while (!w.changes[0])
         run(1);
-    step(0, (struct pair_event){.type = PE_EMPTY, .op = 2, .flag = true});
+    step(0, (struct pair_event){.type = PE_EMPTY, .op = 1, .flag = true});
     run_until_serving(0, 3000);
     ck_assert_uint_eq(w.may_empty[0], 0);
 }
