@@ -2,6 +2,19 @@
  * backup (protocol 8: it ends before what it once acknowledged). */
 #include "sim/harm.h"
 
+/* Where that store had come to: the one in use may be another by now. */
+static struct pos newest_end(const struct node *n, const struct store_id *id)
+{
+    const struct store *at[] = {n->disk.store, n->disk.old, n->disk.gone};
+    struct pos end = store_memory_meta(n->disk.store)->end;
+    for (unsigned i = 0; i < 3; i++) {
+        const struct store_meta *m = at[i] ? store_memory_meta(at[i]) : NULL;
+        if (m && store_id_eq(&m->id, id) && pos_cmp(m->end, end) > 0)
+            end = m->end;
+    }
+    return end;
+}
+
 /* The first time a snapshot is taken, the next time it is put back, if the other copy holds all. */
 void harm_rollback(struct sim *s, unsigned self, enum fault_kind kind)
 {
@@ -15,7 +28,7 @@ void harm_rollback(struct sim *s, unsigned self, enum fault_kind kind)
         return;
     s->count.effect[kind]++;
     node_crash(s, self, true, "and its store is rolled back to a snapshot");
-    struct pos end = store_memory_meta(n->disk.store)->end;
+    struct pos end = newest_end(n, &store_memory_meta(n->disk.snapshot)->id);
     store_memory_free(n->disk.store);
     n->disk.store = n->disk.snapshot;
     n->disk.snapshot = NULL;

@@ -238,10 +238,10 @@ static bool check_tail(void *ctx, const struct row *r, enum unmerged_class unmer
     const struct row_recipient *here = &r->recipient;
     const struct row_recipient *there =
         store_memory_recipient(t->s->node[1 - t->n->self].disk.store, here->id, here->index);
-    /* Superseded by what this node took again, and only durable there before it is here: no outcome
-     * that it waits for. */
+    /* Of this node's own epoch (cancelled, or superseded by what it took again), and only durable
+     * there before it is here: no outcome that it waits for. */
     if (unmerged == UNMERGED_NONE && !rcpt_terminal(here->state) && there &&
-        rcpt_terminal(there->state) && there->state != RCPT_SUPERSEDED)
+        rcpt_terminal(there->state) && there->pos.epoch < t->n->relay.epoch)
         sim_fail(t->s, "8 (incident 17)",
                  "node %s begins to deliver in epoch %u, and the standby in in_sync holds the "
                  "outcome of %llx/%u",
