@@ -18,7 +18,8 @@ bool heartbeat_encode(struct buf *b, const struct heartbeat *h)
            wire_put_u64(b, h->echo_boot_random) && wire_put_u64(b, h->echo_seq) &&
            wire_put_u32(b, h->ack_epoch) && wire_put_u32(b, h->relinquish_epoch) &&
            wire_put_u64(b, h->relinquish_boot) && wire_put_u32(b, h->paused_ms) &&
-           wire_put_u64(b, h->ask_handover) && wire_put_u32(b, h->seen_epoch);
+           wire_put_u64(b, h->ask_handover) && wire_put_u32(b, h->seen_epoch) &&
+           wire_put_u64(b, h->seen_version);
 }
 
 bool heartbeat_decode(struct wire_reader *r, struct heartbeat *out)
@@ -49,6 +50,7 @@ bool heartbeat_decode(struct wire_reader *r, struct heartbeat *out)
     out->paused_ms = wire_get_u32(r);
     out->ask_handover = wire_get_u64(r);
     out->seen_epoch = wire_get_u32(r);
+    out->seen_version = wire_get_u64(r);
     if (out->role > ROLE_REJOINING || out->mode > PAIR_SOLO || flags & ~HB_FLAGS)
         r->bad = true;
     return !r->bad;

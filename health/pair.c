@@ -170,7 +170,8 @@ static void note_behind(struct pair *p, const struct record *seen)
 /* Is the newest record seen here the newest that anybody acted upon? So says the primary itself
  * while the record names no other store; else both nodes have to say what they have seen, after
  * the loss was noticed: what is changed later is changed in the arbiter as it is now, and noticed
- * there. Of records of one epoch, its primary knows which one it acted upon. */
+ * there. Records of one epoch follow each other: its primary alone changes them, and acts upon none
+ * that isn't on its disk. */
 static bool may_write_back(const struct pair *p)
 {
     if (!p->behind || !p->seen.version)
@@ -183,6 +184,8 @@ static bool may_write_back(const struct pair *p)
         return false;
     if (p->peer.seen_epoch != p->seen.epoch)
         return p->peer.seen_epoch < p->seen.epoch;
+    if (p->peer.seen_version != p->seen.version)
+        return p->peer.seen_version < p->seen.version;
     return p->seen.primary == p->cfg.self;
 }
 

@@ -60,8 +60,9 @@ struct heartbeat {
     uint64_t ask_handover; /* a standby's operator asks for a switchover: random token, 0: none */
     bool leaving;          /* clean stop of a standby: don't wait for its silence */
     bool virgin;           /* store open, and it never held a history */
-    bool knows_seen;       /* seen_epoch is known */
+    bool knows_seen;       /* seen_epoch and seen_version are known */
     uint32_t seen_epoch;   /* of the newest record that this node ever acted upon; 0: none */
+    uint64_t seen_version;
 };
 bool heartbeat_encode(struct buf *b, const struct heartbeat *h);
 bool heartbeat_decode(struct wire_reader *r, struct heartbeat *out);
@@ -193,7 +194,7 @@ struct pair_view {
     uint64_t peer_lsn;
     int64_t peer_wall_skew_ms; /* at its newest sign of life */
     int64_t peer_wall_base_ms; /* its wall clock then, less our clock that only goes on */
-    uint64_t silent_ns;        /* since the peer's last sign of life */
+    uint64_t silent_ns; /* since the peer's last sign of life; UINT64_MAX: none since the start */
     struct pair_takeover takeovers[PAIR_TAKEOVERS]; /* newest first */
     unsigned n_takeovers;
 };

@@ -94,6 +94,7 @@ void pair_heartbeat(struct pair *p, uint64_t now_ns, int64_t wall_ms, struct hea
         .virgin = p->store.open && p->store.virgin,
         .knows_seen = p->knows_seen,
         .seen_epoch = p->rec.epoch > p->seen.epoch ? p->rec.epoch : p->seen.epoch,
+        .seen_version = p->rec.epoch > p->seen.epoch ? p->rec.version : p->seen.version,
     };
     /* A fenced primary serves nobody: the standby, if it can, should (protocol 2.4). */
     out->serving = roles_serves(p) || p->phase == PH_QUIESCE || p->phase == PH_DRAIN;

@@ -204,9 +204,10 @@ static void assert_pair(const struct pair *p)
            p->epoch); /* invariant 2: serves only in an epoch of its own */
     assert(!phases[p->phase].serves || p->superseded || r->primary == p->cfg.self);
     assert(p->phase != PH_PAIRED || record_paired(r));
+    /* Invariant 1: alone only while the record names no other store. */
     assert(p->phase != PH_SOLO || p->superseded || !record_paired(r));
     assert(p->phase != PH_CLAIM || p->change != CH_NONE);
-    /* An unlimited lease needs a record that names no other store (protocol 6). */
+    /* Invariant 8: an unlimited lease needs a record that names no other store (protocol 6). */
     assert(p->lease_published != UINT64_MAX || p->superseded || p->phase == PH_TAKE_BACK ||
            !phases[p->phase].serves || !record_paired(r));
     assert((p->change == CH_PENDING) == (p->op == REG_OP_CHANGE));

@@ -18,9 +18,6 @@
 #include "node/base/protocol.h"
 #include "replication/replica_state.h"
 
-/* What a primary that keeps to its window can have sent ahead. */
-enum { HELD_MAX = WINDOW_BYTES + FRAME_MAX };
-
 static void forget_upload(struct replica *r)
 {
     shared_unref(r->f.uploading);

@@ -42,10 +42,16 @@ static int compare_recipient(const struct row_recipient *a, const struct row_rec
     return c;
 }
 
-/* Of two rows that know of equally many attempts the more careful doubt stays. */
+/* Of two rows that know of equally many attempts the more careful doubt stays; and always the one
+ * that nobody can settle. */
 static void merge_doubt(const struct row_recipient *a, const struct row_recipient *b,
                         struct row_recipient *out)
 {
+    if ((a->held | b->held) & HELD_OWN_DOUBT) {
+        out->in_doubt = DOUBT_YES;
+        out->held |= HELD_DOUBT;
+        return;
+    }
     if (a->attempts != b->attempts || rank(a->state) != rank(b->state))
         return;
     out->in_doubt = a->in_doubt > b->in_doubt ? a->in_doubt : b->in_doubt;

@@ -248,9 +248,9 @@ int own_outcome(struct own *o, struct row_recipient *p, bool *write, bool *late)
         p->held = 0;
         return STORE_OK;
     }
-    p->held = (uint8_t)((now->held & HELD_OPERATOR) | (p->held & HELD_IN_DOUBT));
+    p->held = (uint8_t)((now->held & HELD_OPERATOR) | (p->held & HELD_DOUBT));
     if (now->held & HELD_IN_DOUBT) {
-        p->held |= HELD_IN_DOUBT;
+        p->held |= now->held & HELD_DOUBT;
         p->in_doubt = DOUBT_YES;
     }
     return STORE_OK;

@@ -175,6 +175,8 @@ static int doubt_row(struct store *s, uint64_t id, uint32_t index, const uint32_
                         : apply_orphan_note(&row.recipient);
     if (!yes)
         return STORE_OK;
+    if (!attempts && (row.recipient.pos.epoch & 1) == (p->epoch & 1)) /* this node was primary */
+        row.recipient.held |= HELD_OWN_DOUBT;
     /* The answer of the store ends with the next call. */
     struct buf copy;
     buf_init(&copy, ROW_BYTES_MAX);

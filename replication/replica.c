@@ -374,6 +374,7 @@ static void assert_replica(const struct replica *r)
         assert(d->durable <= d->received && d->received <= p->numbered);
         assert(d->taken <= d->sent);
         assert(d->state != FEED_RING || d->cursor <= p->numbered);
+        assert(p->ring.bytes <= p->ring.max_bytes || p->ring.n == 1); /* invariant 10 */
     } else {
         assert(d->state == FEED_NONE);
         assert(p->ring.n == 0);
@@ -381,7 +382,9 @@ static void assert_replica(const struct replica *r)
     if (r->role == FOLLOWS) {
         assert((r->f.state <= FOLLOW_DIAL) == (r->f.link == 0));
         assert(r->f.durable <= r->f.received);
+        assert(r->f.held <= HELD_MAX); /* invariant 10 */
     }
+    assert(r->notes.n <= NOTES_MAX && r->notes.n_rcpts <= NOTES_RECIPIENTS_MAX); /* invariant 10 */
     assert(r->f.link == 0 || r->role == FOLLOWS);
     (void)p;
     (void)d;

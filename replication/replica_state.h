@@ -88,6 +88,9 @@ struct primary {
     struct feed feed;
 };
 
+/* What a primary that keeps to its window can have sent ahead. */
+enum { HELD_MAX = WINDOW_BYTES + FRAME_MAX };
+
 enum follow_state {
     FOLLOW_SEEN,    /* the epoch becomes durable here before any handshake */
     FOLLOW_DIAL,    /* no link */

@@ -97,22 +97,26 @@ static bool pair(struct buf *out, const struct node_status *s)
     bool ok = last_takeover(out, p);
     if (status_single(s))
         return ok;
-    ok = ok &&
-         gauge(out, "baton_peer_reachable", p->peer_reachable,
-               "1 while the other node's heartbeats arrive.") &&
-         gauge(out, "baton_peer_silence_seconds", (double)p->silent_ns / 1e9,
-               "Time since the other node's last sign of life.") &&
-         gauge(out, "baton_peer_lsn", (double)p->peer_lsn,
-               "Newest change that is durable on the other node.") &&
-         gauge(out, "baton_peer_clock_skew_seconds", (double)p->peer_wall_skew_ms / 1e3,
-               "How far the other node's wall clock is ahead.") &&
-         gauge(out, "baton_replication_attached", s->replica.attached,
-               "1 while the two nodes are connected for replication.") &&
-         gauge(out, "baton_replication_lag_changes", (double)status_lag_changes(s),
-               "Changes that the standby has not acknowledged.") &&
-         gauge(out, "baton_replication_lag_seconds", (double)s->replica.lag_ns / 1e9,
-               "Age of the oldest change that the standby has not acknowledged.") &&
-         metric_head(out, "baton_voter_reachable", "gauge", "1 while this voter answers.");
+    ok =
+        ok &&
+        gauge(out, "baton_peer_reachable", p->peer_reachable,
+              "1 while the other node's heartbeats arrive.") &&
+        metric_head(out, "baton_peer_silence_seconds", "gauge",
+                    "Time since the other node's last sign of life; +Inf: none since the start.") &&
+        (p->silent_ns == UINT64_MAX
+             ? buf_printf(out, "baton_peer_silence_seconds +Inf\n")
+             : buf_printf(out, "baton_peer_silence_seconds %.15g\n", (double)p->silent_ns / 1e9)) &&
+        gauge(out, "baton_peer_lsn", (double)p->peer_lsn,
+              "Newest change that is durable on the other node.") &&
+        gauge(out, "baton_peer_clock_skew_seconds", (double)p->peer_wall_skew_ms / 1e3,
+              "How far the other node's wall clock is ahead.") &&
+        gauge(out, "baton_replication_attached", s->replica.attached,
+              "1 while the two nodes are connected for replication.") &&
+        gauge(out, "baton_replication_lag_changes", (double)status_lag_changes(s),
+              "Changes that the standby has not acknowledged.") &&
+        gauge(out, "baton_replication_lag_seconds", (double)s->replica.lag_ns / 1e9,
+              "Age of the oldest change that the standby has not acknowledged.") &&
+        metric_head(out, "baton_voter_reachable", "gauge", "1 while this voter answers.");
     static const char *const voter[VOTERS] = {"a", "b", "arbiter"};
     unsigned voters = s->config->arbiter.type == ARBITER_NONE ? NODES : VOTERS;
     for (unsigned i = 0; i < voters; i++)

@@ -109,7 +109,10 @@ static void pair_alarms(const struct node_status *s, struct status_alarm *out, u
                   s->replica.progress[0] ? "; " : "", s->replica.progress);
     if (p->role == ROLE_REJOINING)
         alarm_add(out, n, "rejoining", true, "rejoining: %s", p->why);
-    if (!p->peer_reachable)
+    if (!p->peer_reachable && p->silent_ns == UINT64_MAX)
+        alarm_add(out, n, "peer_unreachable", true,
+                  "the other node hasn't been heard since this one started");
+    else if (!p->peer_reachable)
         alarm_add(out, n, "peer_unreachable", true, "the other node is silent for %s",
                   text_duration(when, (int64_t)(p->silent_ns / 1000000)));
     if (!p->auto_takeover && s->takeover_until_ms > s->wall_ms)
@@ -227,8 +230,9 @@ static json_t *peer_json(const struct node_status *s)
     set(o, "lsn", count(p->peer_lsn));
     set(o, "lag_changes", count(status_lag_changes(s)));
     set(o, "lag_s", seconds((double)s->replica.lag_ns / 1e9));
-    set(o, "silent_s", seconds((double)p->silent_ns / 1e9));
-    set(o, "clock_skew_s", seconds((double)p->peer_wall_skew_ms / 1e3));
+    bool heard = p->silent_ns != UINT64_MAX;
+    set(o, "silent_s", heard ? seconds((double)p->silent_ns / 1e9) : json_null());
+    set(o, "clock_skew_s", heard ? seconds((double)p->peer_wall_skew_ms / 1e3) : json_null());
     return o;
 }
 

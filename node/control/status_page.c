@@ -145,8 +145,9 @@ static void node_card(struct buf *out, const struct node_status *s, const struct
         snprintf(n, sizeof n, "%" PRIu64, s->committed_lsn);
         term(out, "committed", n);
     } else {
+        bool heard = s->pair.silent_ns != UINT64_MAX;
         term(out, answers ? "last heard" : "silent for",
-             text_duration(n, (int64_t)(s->pair.silent_ns / 1000000)));
+             heard ? text_duration(n, (int64_t)(s->pair.silent_ns / 1000000)) : "since the start");
     }
     buf_append_str(out, "</dl></div>");
 }

@@ -295,7 +295,7 @@ static int judge(struct delivery *d, const struct letter *letter, const struct r
         delay_due = schedule_delay_due(row, before, letter->m.received_ms, now);
         if (res->in_doubt && told->verdict == VERDICT_DEFERRED) {
             row->in_doubt = DOUBT_YES;
-            row->held |= HELD_IN_DOUBT;
+            row->held |= HELD_DOUBT;
         }
     } else {
         schedule_expire(row);

@@ -20,7 +20,7 @@ enum verdict schedule_apply(const struct schedule *s, struct row_recipient *r,
     r->attempts++;
     r->last_ms = now_ms;
     r->in_doubt = DOUBT_NONE; /* an outcome of any kind settles it (protocol 9) */
-    r->held &= (uint8_t)~HELD_IN_DOUBT;
+    r->held &= (uint8_t)~HELD_DOUBT;
     r->code = result->code;
     r->enhanced = slice_str(result->enhanced);
     r->reply = slice_of(result->text, result->text_n);

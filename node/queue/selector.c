@@ -31,7 +31,7 @@ static bool release(struct row_recipient *r, int64_t now_ms)
         r->state = RCPT_QUEUED;
     } else if (r->in_doubt == DOUBT_YES) {
         r->in_doubt = DOUBT_NONE;
-        r->held &= (uint8_t)~HELD_IN_DOUBT;
+        r->held &= (uint8_t)~HELD_DOUBT;
     } else {
         return false;
     }

@@ -233,7 +233,7 @@ static void submit_outcome(struct sim *s, struct node *n, struct delivery_conn *
         x.next_ms = x.last_ms + (int64_t)rng_range(&s->rng, 300, 2500);
     bool doubt = a == ANSWER_NONE && c->dot.hold; /* not to be sent twice */
     x.in_doubt = doubt ? DOUBT_YES : DOUBT_NONE;
-    x.held = doubt ? HELD_IN_DOUBT : 0;
+    x.held = doubt ? HELD_DOUBT : 0;
     op->row[op->n_rows++] = (struct row){.type = ROW_RECIPIENT, .recipient = x};
     if ((x.state == RCPT_FAILED || x.state == RCPT_EXPIRED) && !bounce)
         relay_add_bounce(s, n, op, c->id, c->rcpt);

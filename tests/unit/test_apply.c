@@ -503,7 +503,7 @@ START_TEST(test_promotion_lists_what_is_in_doubt)
     ck_assert(x.in_doubt == DOUBT_YES && !x.held && x.next_ms >= NOW + 30000);
     ck_assert_uint_eq(x.pos.epoch, 6);
     x = recipient(a, MESSAGE_ID(4, 3)); /* noted durably: it waits for an operator */
-    ck_assert(x.in_doubt == DOUBT_YES && x.held == HELD_IN_DOUBT);
+    ck_assert(x.in_doubt == DOUBT_YES && x.held == HELD_DOUBT); /* its own attempt */
     ck_assert_int_eq(recipient(a, MESSAGE_ID(4, 2)).in_doubt, DOUBT_NONE);
     ck_assert_int_eq(recipient(a, MESSAGE_ID(4, 4)).in_doubt, DOUBT_NONE);
     ck_assert_int_eq(recipient(a, MESSAGE_ID(4, 5)).in_doubt, DOUBT_NONE);

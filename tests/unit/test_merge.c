@@ -19,7 +19,7 @@ static struct row_recipient random_recipient(void)
     r.held = !rcpt_terminal(r.state) && rnd(2);
     r.in_doubt = (uint8_t)(rcpt_terminal(r.state) ? 0 : rnd(3));
     if (r.in_doubt == DOUBT_YES && rnd(2))
-        r.held |= HELD_IN_DOUBT;
+        r.held |= rnd(2) ? HELD_IN_DOUBT : HELD_DOUBT;
     r.attempts = rnd(2);
     r.next_ms = rnd(3);
     r.code = (uint16_t)(rnd(2) ? 250 : 0);
@@ -94,6 +94,14 @@ START_TEST(test_an_outcome_settles_what_is_in_doubt)
     old.pos.epoch = 6; /* nor does a newer row that knows of no outcome */
     c = merged(old, doubt);
     ck_assert(c.in_doubt == DOUBT_YES && c.held == HELD_IN_DOUBT);
+    /* An attempt of the one store; the other has made as many of its own, and knows those. */
+    old.attempts = 3;
+    doubt.held = HELD_DOUBT;
+    c = merged(doubt, old);
+    ck_assert(c.in_doubt == DOUBT_YES && c.held == HELD_DOUBT && c.attempts == 3);
+    old.state = RCPT_DELIVERED;
+    c = merged(doubt, old);
+    ck_assert(c.state == RCPT_DELIVERED && !c.held);
 }
 END_TEST
 

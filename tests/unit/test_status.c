@@ -253,6 +253,12 @@ START_TEST(test_alarms)
     s = fixture_status();
     s.pair.peer_reachable = false;
     ck_assert(alarmed(&s, "peer_unreachable"));
+    s.pair.silent_ns = UINT64_MAX; /* never heard */
+    ck_assert(alarmed(&s, "peer_unreachable"));
+    json_t *never = json_of(&s);
+    ck_assert(json_is_null(get(never, "peer.silent_s")));
+    json_decref(never);
+    s.pair.silent_ns = 0;
     s = fixture_status();
     s.pair.auto_takeover = false;
     ck_assert(alarmed(&s, "auto_takeover_off"));

@@ -73,7 +73,7 @@ static struct row random_row(uint64_t *lsn)
         r.recipient.held = rnd(5) == 0 ? HELD_OPERATOR : 0;
         r.recipient.in_doubt = (uint8_t)(rnd(3) ? 0 : rnd(3));
         if (r.recipient.in_doubt == DOUBT_YES && rnd(2))
-            r.recipient.held |= HELD_IN_DOUBT;
+            r.recipient.held |= rnd(2) ? HELD_IN_DOUBT : HELD_DOUBT;
         r.recipient.reply = rnd(2) ? SLICE_LIT("250 ok") : (struct slice){NULL, 0};
         break;
     case 6:
