@@ -8,6 +8,7 @@
 #include "node/base/mutant.h"
 #include "replication/merge.h"
 #include "replication/moved.h"
+#include "replication/notes.h"
 
 /* A frame holds one batch (FRAME_MAX in replica.h); the first piece of a purge. */
 enum { BATCH_BYTES_MAX = 16 << 20, HISTORY_BYTES_MAX = 16384, PURGE_FIRST = 256 };
@@ -402,8 +403,31 @@ static enum unmerged_class classify(void *ctx, struct pos pos, struct pos born)
     return UNMERGED_QUARANTINE;
 }
 
+static int doubt_noted(struct store *s, struct slice noted)
+{
+    struct note_reader notes = {.r = wire_read(noted)};
+    struct note_recipient x;
+    uint64_t id;
+    int err = STORE_OK;
+    while (!err && notes_next(&notes, &id, &x)) {
+        struct row key = {.type = ROW_RECIPIENT, .recipient = {.id = id, .index = x.index}}, row;
+        enum unmerged_class mark;
+        err = s->ops->get(s, &key, &row, &mark);
+        if (err == STORE_NOT_FOUND) {
+            err = STORE_OK; /* finished, and purged */
+            continue;
+        }
+        if (err || row.recipient.state != RCPT_QUEUED || row.recipient.attempts != x.attempts ||
+            row.recipient.in_doubt != DOUBT_NONE)
+            continue;
+        row.recipient.in_doubt = DOUBT_YES;
+        err = put_copy(s, &row, mark == UNMERGED_NONE ? UNMERGED_QUEUED : mark);
+    }
+    return err || !notes.r.bad ? err : STORE_CORRUPT;
+}
+
 int apply_adopt(struct store *s, struct pos shared, const struct history *primary,
-                struct pos primary_committed)
+                struct pos primary_committed, struct slice noted)
 {
     struct store_meta meta, old;
     s->ops->get_meta(s, &old);
@@ -414,6 +438,8 @@ int apply_adopt(struct store *s, struct pos shared, const struct history *primar
     if (err)
         return err;
     err = s->ops->mark_unmerged(s, shared, classify, &j);
+    if (!err)
+        err = doubt_noted(s, noted);
     meta = old;
     meta.end = shared;
     meta.history = *primary;

@@ -74,9 +74,10 @@ int apply_mode(struct store *s, uint32_t epoch, enum history_mode mode, uint64_t
 /* Rejoin, follower's side: in one transaction marks what is behind `shared` as unmerged and adopts
  * the primary's history (all of it: rows beyond the own end describe nothing here yet, and are cut
  * off by a promotion); meta.end = shared. primary_committed: the primary's knowledge for the epoch.
- */
+ * noted: records of notes.h, what an earlier primary had told; without an outcome here it is in
+ * doubt, and goes up with the rest, since one that restarts has forgotten it (section 9). */
 int apply_adopt(struct store *s, struct pos shared, const struct history *primary,
-                struct pos primary_committed);
+                struct pos primary_committed, struct slice noted);
 /* Rejoin, primary's side: merges one unmerged row of the follower. Appends to `out` the rows
  * (without positions) that must be written as new changes: the merged row, winners and losers
  * alike. `as` is its class: quarantine sets recipients' state and next_ms; a quarantined twin of an

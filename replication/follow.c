@@ -29,8 +29,8 @@ static void forget_upload(struct replica *r)
  * be taken over with. */
 static void tell_empty(struct replica *r, bool wants)
 {
-    struct replica_effect fx = {
-        .type = RX_REPORT, .report = {.type = PE_EMPTY, .op = r->f.session, .flag = wants}};
+    struct replica_effect fx = {.type = RX_REPORT,
+                                .report = {.type = PE_EMPTY, .op = r->f.session, .flag = wants}};
     r->f.asks_to_empty = wants;
     replica_emit_fx(r, &fx);
 }
@@ -204,11 +204,14 @@ static void adopt(struct replica *r, const struct frame_welcome *w)
     bool ok = history_encode(&b, &w->history);
     assert(ok);
     (void)ok;
+    /* Of the primary's running epoch: its deliveries are still its own to settle. */
+    bool forgotten = r->noted_in && r->noted_in < w->epoch;
     struct store_request q = {.type = SR_ADOPT,
                               .epoch = w->epoch,
                               .pos = w->shared,
                               .committed = w->known,
-                              .bytes = shared_new(buf_slice(&b))};
+                              .bytes = forgotten ? replica_noted(r, buf_slice(&b))
+                                                 : shared_new(buf_slice(&b))};
     buf_free(&b);
     r->f.cookie = write_store(r, &q);
 }
@@ -425,6 +428,7 @@ static void on_note(struct replica *r, struct slice payload)
         follow_lost(r, "malformed note, or too many, or of another epoch");
         return;
     }
+    r->noted_in = r->f.epoch;
     if (n.number <= r->f.noted)
         return;
     r->f.noted = n.number;

@@ -54,7 +54,8 @@ int own_note(struct own *o, uint64_t id, uint32_t index, enum doubt wanted, bool
 /* An outcome of this node's own attempt meets what happened to the recipient meanwhile: a hold
  * stays, what is terminal never becomes queued again (invariant 4), and a doubt that was merged is
  * about another attempt than this one. *p: as it is to be written. *write false: nothing of it is
- * left to write. *late: it was delivered after all, and a bounce may say otherwise: own_recall(). */
+ * left to write. *late: it was delivered after all, and a bounce may say otherwise: own_recall().
+ */
 int own_outcome(struct own *o, struct row_recipient *p, bool *write, bool *late);
 /* The batch as it is now (rows borrowed from o). */
 struct batch own_batch(const struct own *o, struct pos committed);

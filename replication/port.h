@@ -45,8 +45,8 @@ enum store_request_type {
     SR_CLOSE,  /* closes the writer: operations not yet numbered fail with "not primary"; answered
                   after the last commit */
     SR_FOLLOW, /* apply_follow(bytes = encoded batch) */
-    SR_ADOPT,  /* apply_adopt(pos = shared, bytes = encoded history, committed) */
-    SR_WIPE,   /* apply_wipe(store) */
+    SR_ADOPT, /* apply_adopt(pos = shared, bytes = encoded history and what was noted, committed) */
+    SR_WIPE,  /* apply_wipe(store) */
     SR_MERGE, /* bytes = n_rows times (u8 class, encoded row): apply_merge each, write the result as
                  an own batch in this epoch; cookie = last sequence */
     SR_UNMARK,     /* bytes = rows whose keys are unmarked */
@@ -80,10 +80,10 @@ struct store_request {
 struct store_reply {
     enum store_request_type type;
     uint64_t cookie;
-    int err;        /* enum store_err */
+    int err;         /* enum store_err */
     uint64_t first;  /* PROMOTE, MODE: first lsn of the epoch or mode */
     uint64_t purged; /* PROMOTE: lsn of the newest purge; 0: none */
-    bool more;      /* CHANGES, UNMERGED */
+    bool more;       /* CHANGES, UNMERGED */
     uint32_t n_rows;
     struct shared *bytes;   /* CHANGES, UNMERGED; the receiver unrefs */
     struct store_meta meta; /* after the request */

@@ -112,15 +112,12 @@ uint64_t replica_store(struct replica *r, struct store_request *q)
 
 /* ---- what the pair core orders ---- */
 
-/* What is noted goes with the promotion: that is the list of what is in doubt (section 9). */
-static struct shared *noted(const struct replica *r)
+struct shared *replica_noted(const struct replica *r, struct slice before)
 {
     struct buf b;
     size_t from = 0;
-    if (!r->notes.n)
-        return NULL;
-    buf_init(&b, NOTES_BYTES_MAX);
-    bool ok = notes_encode(&r->notes, &b, &from, NOTES_BYTES_MAX);
+    buf_init(&b, before.n + NOTES_BYTES_MAX);
+    bool ok = buf_append_slice(&b, before) && notes_encode(&r->notes, &b, &from, NOTES_BYTES_MAX);
     assert(ok && from == r->notes.n);
     (void)ok;
     struct shared *s = shared_new(buf_slice(&b));
@@ -146,7 +143,7 @@ static void promote(struct replica *r, const struct pair_effect *fx)
                               .mode = r->promote_paired   ? MODE_PAIRED
                                       : fx->record.forced ? MODE_FORCED
                                                           : MODE_SOLO,
-                              .bytes = noted(r)};
+                              .bytes = replica_noted(r, (struct slice){NULL, 0})};
     r->promote_cookie = replica_store(r, &q);
 }
 
@@ -309,6 +306,7 @@ static void on_notes(struct replica *r, struct slice payload)
     assert(ok); /* delivery keeps to its connections */
     (void)ok;
     p->note_number = f.number;
+    r->noted_in = p->epoch;
     feed_note(r, payload);
     commit_update(r);
 }

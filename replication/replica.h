@@ -24,8 +24,8 @@ struct replica_config {
 };
 
 enum replica_event_type {
-    RE_PAIR, /* fx: PX_PROMOTE, SERVE, FOLLOW, STEP_DOWN, DROP, TAKE_BACK, PAIRED, DRAIN,
-                EPOCH_SEEN, EMPTY */
+    RE_PAIR,    /* fx: PX_PROMOTE, SERVE, FOLLOW, STEP_DOWN, DROP, TAKE_BACK, PAIRED, DRAIN,
+                   EPOCH_SEEN, EMPTY */
     RE_STORE,   /* reply of the storage thread */
     RE_BATCH,   /* own batch handed over, not yet durable */
     RE_DURABLE, /* own transactions up to pos are durable */

@@ -46,10 +46,10 @@ struct feed {
     uint64_t committed_sent;
     bool history_due;    /* a history row was written since the last batch with a history */
     uint64_t history_at; /* `sent` after that batch: it is durable there once taken is as high */
-    uint64_t merge_sequence; /* last UNMERGED that came */
-    uint64_t merge_cookie;   /* SR_MERGE under way; 0: none */
-    uint64_t merge_lsn;      /* the rows of the last merge are at or below */
-    bool merge_waits;        /* for that lsn to be committed */
+    uint64_t merge_sequence;   /* last UNMERGED that came */
+    uint64_t merge_cookie;     /* SR_MERGE under way; 0: none */
+    uint64_t merge_lsn;        /* the rows of the last merge are at or below */
+    bool merge_waits;          /* for that lsn to be committed */
     struct shared *told_again; /* operator state of the last piece: see upload.c; NULL: none */
     bool merge_last, merged;
 };
@@ -155,6 +155,7 @@ struct replica {
     /* What is noted: a primary's own, or what the followed one told. It stays when the epoch ends,
      * for the takeover that may follow, until a primary tells anew. */
     struct notes notes;
+    uint32_t noted_in; /* epoch */
     struct pending *pending;
     size_t n_pending, cap_pending, head_pending;
     unsigned writes; /* follower: requests under way that change the store, of any session */
@@ -171,6 +172,8 @@ void replica_report(struct replica *r, enum pair_event_type type, const struct s
 void replica_close_link(struct replica *r, uint64_t link, const char *why);
 /* Sends r->out as payload; clears it. */
 void replica_send(struct replica *r, uint64_t link, enum frame_type type, struct shared *rest);
+/* `before`, and behind it all that is noted as records: what is in doubt (section 9). */
+struct shared *replica_noted(const struct replica *r, struct slice before);
 /* Posts the request with a fresh cookie, which it returns. Takes q->bytes. */
 uint64_t replica_store(struct replica *r, struct store_request *q);
 
@@ -194,7 +197,7 @@ void feed_pump(struct replica *r);
 void feed_committed(struct replica *r); /* tell the committed lsn where it is due */
 bool feed_reply(struct replica *r, struct store_reply *reply);
 void feed_note(struct replica *r, struct slice frame); /* a NOTE that delivery has just made */
-void feed_send_notes(struct replica *r); /* all that is noted, anew */
+void feed_send_notes(struct replica *r);               /* all that is noted, anew */
 
 /* upload.c: merging what only the follower has (protocol 8). */
 void upload_frame(struct replica *r, struct slice payload);

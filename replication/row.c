@@ -138,7 +138,8 @@ static void get_recipient(struct wire_reader *r, struct row_recipient *p)
     p->enhanced = wire_get_bytes(r, 32);
     p->reply = wire_get_bytes(r, TEXT_MAX);
     p->remote = wire_get_bytes(r, TEXT_MAX);
-    if (p->state > RCPT_DELIVERED || p->held > (HELD_OPERATOR | HELD_DOUBT) || p->in_doubt > DOUBT_YES || p->notify > 15)
+    if (p->state > RCPT_DELIVERED || p->held > (HELD_OPERATOR | HELD_DOUBT) ||
+        p->in_doubt > DOUBT_YES || p->notify > 15)
         r->bad = true;
 }
 

@@ -78,7 +78,7 @@ enum notify_flags {
 /* What keeps it from being sent. */
 enum held_flags {
     HELD_OPERATOR = 1,
-    HELD_IN_DOUBT = 2, /* policy `hold`: it may have been sent; an operator decides (section 9) */
+    HELD_IN_DOUBT = 2,  /* policy `hold`: it may have been sent; an operator decides (section 9) */
     HELD_OWN_DOUBT = 4, /* with it: an attempt of this store's own, which never knew its outcome: no
                            other store has one, whatever it knows of attempts of its own */
     HELD_DOUBT = HELD_IN_DOUBT | HELD_OWN_DOUBT

@@ -221,7 +221,7 @@ static int adopt(struct storage *s, const struct store_request *r)
         return STORE_CONFLICT;
     if (!history_decode(&w, &h))
         return STORE_CORRUPT;
-    return apply_adopt(s->store, r->pos, &h, r->committed);
+    return apply_adopt(s->store, r->pos, &h, r->committed, slice_of(w.p, w.n));
 }
 
 static int unmark(struct storage *s, const struct store_request *r)

@@ -319,7 +319,8 @@ static void store_both(void)
     double insert_us = raw_insert();
     must(apply_promote(a, &p, &promoted) == STORE_OK, "promote");
     a->ops->get_meta(a, &meta);
-    must(apply_adopt(b, (struct pos){0, 0}, &meta.history, (struct pos){0, 0}) == STORE_OK,
+    must(apply_adopt(b, (struct pos){0, 0}, &meta.history, (struct pos){0, 0},
+                     (struct slice){NULL, 0}) == STORE_OK,
          "adopt");
     both_stores(RCPT_QUEUED, "store, new", "feed, apply new", a, b, insert_us);
     both_stores(RCPT_DELIVERED, "store, outcome", "feed, apply outcome", a, b, insert_us);

@@ -381,7 +381,7 @@ struct rcpt_book {
     unsigned node;
     uint64_t dot_at, taken_at, settled_at; /* taken_at: the newest dot that a receiver took */
     bool unaware[NODES]; /* that node had lost what it knew when its newest delivery began */
-    bool on_both; /* stores, when it was settled */
+    bool on_both;        /* stores, when it was settled */
 };
 struct copy { /* one message id */
     uint64_t id;

@@ -625,7 +625,7 @@ static int adopt(struct node *n, const struct store_request *req)
     struct history h;
     if (!history_decode(&r, &h))
         return STORE_CORRUPT;
-    return apply_adopt(n->disk.store, req->pos, &h, req->committed);
+    return apply_adopt(n->disk.store, req->pos, &h, req->committed, slice_of(r.p, r.n));
 }
 
 static void promote(struct sim *s, struct node *n, const struct store_request *req,

@@ -11,7 +11,16 @@
 
 enum { HISTORY_BYTES = 16384, BODY_BYTES = 200 };
 
-enum job_type { JOB_REQUEST, JOB_OWN, JOB_COMMIT, JOB_REPLY, JOB_BATCH, JOB_DURABLE, JOB_EMPTY, JOB_FRAME };
+enum job_type {
+    JOB_REQUEST,
+    JOB_OWN,
+    JOB_COMMIT,
+    JOB_REPLY,
+    JOB_BATCH,
+    JOB_DURABLE,
+    JOB_EMPTY,
+    JOB_FRAME
+};
 struct job {
     struct job *next;
     enum job_type type;
@@ -360,8 +369,9 @@ static int do_adopt(struct world_node *n, const struct store_request *q)
 {
     struct history h;
     struct wire_reader in = wire_read(slice_of(q->bytes->data, q->bytes->n));
-    return history_decode(&in, &h) ? apply_adopt(n->store, q->pos, &h, q->committed)
-                                   : STORE_CORRUPT;
+    if (!history_decode(&in, &h))
+        return STORE_CORRUPT;
+    return apply_adopt(n->store, q->pos, &h, q->committed, slice_of(in.p, in.n));
 }
 
 static int do_follow(struct world_node *n, const struct store_request *q)

@@ -33,9 +33,9 @@ struct world_node {
     bool op_ok;                   /* the newest answer to an operator */
     uint64_t mended_id, n_mended; /* the newest RX_MENDED, how many */
     enum verify_mended mended;
-    struct pos remembered; /* by storage, for its next transaction */
+    struct pos remembered;            /* by storage, for its next transaction */
     bool wants_to_empty, keeps_store; /* PE_EMPTY stands; it is never answered */
-    bool serving_waits;    /* the record (or a pending change) names the other */
+    bool serving_waits;               /* the record (or a pending change) names the other */
     struct pair_event reports[WORLD_REPORTS];
     unsigned n_reports, seen_reports;
 };

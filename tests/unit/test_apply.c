@@ -160,7 +160,7 @@ static struct pos adopt(struct store *s, struct store *primary)
     struct store_meta x = meta_of(s), y = meta_of(primary);
     struct pos shared = history_shared(&x.history, x.end, &y.history, y.end);
     struct pos known = {0, 0};
-    ck_assert_int_eq(apply_adopt(s, shared, &y.history, known), STORE_OK);
+    ck_assert_int_eq(apply_adopt(s, shared, &y.history, known, (struct slice){NULL, 0}), STORE_OK);
     return shared;
 }
 
@@ -581,8 +581,8 @@ static void add_bounce(struct store *s, uint64_t parent, uint64_t id, const char
 }
 
 /* Incident 21 and its mirror. */
-/* Policy `hold`: that the recipient may have it from an attempt of the other node was merged while an
- * own attempt was under way. Its outcome, a deferral, tells nothing of that one. */
+/* Policy `hold`: that the recipient may have it from an attempt of the other node was merged while
+ * an own attempt was under way. Its outcome, a deferral, tells nothing of that one. */
 START_TEST(test_a_merged_doubt_outlives_an_outcome)
 {
     struct store *s = a;

@@ -156,6 +156,37 @@ START_TEST(test_notes_are_known_before_the_dot_and_listed_at_a_takeover)
 }
 END_TEST
 
+/* A primary that restarts has forgotten its open dots; its standby hasn't. */
+START_TEST(test_a_restarted_primary_is_told_what_it_had_noted)
+{
+    paired(27);
+    uint64_t sent = add(A), done = add(A), other = add(A);
+    world_run(&w, 100);
+    world_note(&w, A, 1, 1, sent);
+    world_note(&w, A, 2, 2, done);
+    world_run(&w, 40);
+    world_deliver(&w, A, done);
+    world_run(&w, 40);
+    world_crash(&w, A);
+    world_start(&w, A);
+    w.node[A].serving_waits = true;
+    world_promote(&w, A, 4, true);
+    world_follow(&w, B, 4);
+    world_run(&w, 200);
+    ck_assert(world_report(&w, A, PE_MERGED));
+    ck_assert(in_doubt(A, sent) && !in_doubt(A, other));
+    ck_assert_int_eq(world_state(&w, A, done), RCPT_DELIVERED);
+    ck_assert(world_equal(&w));
+    /* A new link in the same epoch tells nothing of what is open now. */
+    world_note(&w, A, 1, 1, other);
+    world_run(&w, 40);
+    world_cut(&w);
+    world_run(&w, 2000);
+    ck_assert(!in_doubt(A, other) && !in_doubt(B, other));
+    world_free(&w);
+}
+END_TEST
+
 START_TEST(test_notes_are_told_anew_at_each_attachment)
 {
     paired(22);
@@ -1107,6 +1138,7 @@ int main(void)
     tcase_add_test(t, test_paired_waits_for_the_standby);
     tcase_add_test(t, test_settled_is_received);
     tcase_add_test(t, test_notes_are_known_before_the_dot_and_listed_at_a_takeover);
+    tcase_add_test(t, test_a_restarted_primary_is_told_what_it_had_noted);
     tcase_add_test(t, test_notes_are_told_anew_at_each_attachment);
     tcase_add_test(t, test_a_standby_taken_back_knows_of_open_dots);
     tcase_add_test(t, test_a_merged_attempt_leaves_open_dots_in_doubt);
