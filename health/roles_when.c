@@ -238,10 +238,10 @@ bool when_beaten(const struct pair *p)
     return p->rec.primary != p->cfg.self || fact_below_seen(p);
 }
 
-/* A store that isn't in sync may have been emptied for a full copy before the claim stopped it. */
+/* Not by a full copy (pair.c, let_empty()); but a store may be found damaged meanwhile. */
 bool when_store_other(const struct pair *p)
 {
-    return BATON_MUTANT(FORCED_STORE_OTHER, false, !fact_named(p) || !p->store.fit);
+    return !fact_named(p) || !p->store.fit;
 }
 
 bool when_promoted_paired(const struct pair *p)

@@ -42,7 +42,6 @@
     X(ROLLED_BACK_IS_FINE, "8", "a store that ends before what it acknowledged is as good")        \
     X(FORCE_FORGOTTEN, "13", "a forced epoch is forgotten at a restart")                           \
     X(CLAIM_BELOW_SEEN, "25", "an epoch is claimed below the one the peer serves in")              \
-    X(FORCED_STORE_OTHER, "7", "promoted with another store than the record names")                \
     X(SEEN_IS_A_VOTE, "10", "a row that was only seen counts as an acceptance")                    \
     X(ANY_LIFE, "12", "a node that is heard but serves nobody counts as alive")                    \
     X(RESUMES_IN_ITS_EPOCH, "14", "having given up, it delivers on with a fresh acknowledgement")  \
