@@ -138,6 +138,7 @@ void books_etcd(struct sim *s, struct ballot place, const struct record *r)
             sim_fail(s, "2", "etcd is given back epoch %u, and %u was acted upon", r->epoch,
                      b->owner[i].epoch);
     if (put_back) {
+        b->put_back = true;
         *log_of(b, place, r) = (struct accept_log){.ballot = place, .record = *r, .voters = 3};
         b->accepts[b->n_accepts - 1].chosen = true;
         b->chosen = (int)b->n_accepts - 1;

@@ -171,8 +171,9 @@ static void print_sum(const struct shared_state *sh, double took)
            c->faults, c->crashes);
     print_faults(c);
     printf("came to rest without a %" PRIu64 ", without b %" PRIu64 ", without the witness %" PRIu64
-           ", with all three at once %" PRIu64 "\n",
-           c->rest[0], c->rest[1], c->rest[2], c->rest[3]);
+           ", with all three at once %" PRIu64
+           "; by an operator's force, as etcd had lost what no node knew %" PRIu64 "\n",
+           c->rest[0], c->rest[1], c->rest[2], c->rest[3], c->rest_forced);
     printf("without an arbiter: %" PRIu64 " runs, %" PRIu64 " votes by judgement, %" PRIu64
            " times both went on (sent twice by both: %" PRIu64 ")\n",
            c->none_runs, c->none_judged, c->none_splits, c->doubled_split);

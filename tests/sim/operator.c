@@ -130,16 +130,20 @@ void operator_rejoin(struct sim *s, struct node *n)
         s, n, &(struct replica_event){.type = RE_REJOIN, .flag = discard, .link = ++s->serial});
 }
 
-/* Forced while it was being emptied for a full copy: the record names a store that is gone, and the
- * node says that the other one has to take over. */
-static void force_back(struct sim *s)
+/* An etcd from a backup was given back the newest record that anybody still knows, and the stores
+ * that this one names are gone: no node in in_sync is up, so invariant 9 waits for an operator
+ * (deploy/docs/promises.md). */
+static void force_where_nobody_may(struct sim *s)
 {
     const struct record *r = books_record(s);
-    if (!r || !r->forced)
+    if (!r || !s->books.put_back)
         return;
-    const struct store_id *there = &store_memory_meta(s->node[r->primary].disk.store)->id;
-    if (!store_id_eq(&r->store[r->primary], there))
-        harm_order(s, 1 - r->primary, F_FORCE);
+    for (unsigned i = 0; i < NODES; i++)
+        if (record_names(r, i, &store_memory_meta(s->node[i].disk.store)->id))
+            return;
+    s->count.rest_forced += !s->quiet_forced;
+    s->quiet_forced = true;
+    harm_order(s, 1 - r->primary, F_FORCE);
 }
 
 /* When the faults have ended: all goes on, and where nobody takes over by itself, by order. */
@@ -161,7 +165,7 @@ static void end_it(struct sim *s, struct task *t)
         if (s->node[i].up && restricted(s->node[i].disk.store, KEY_TAKEOVER))
             harm_order(s, i, F_FAILOVER);
     if (!served)
-        force_back(s);
+        force_where_nobody_may(s);
     sim_at(s, s->now + 700 * MS, NOBODY, end_it);
 }
 

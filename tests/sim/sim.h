@@ -415,7 +415,8 @@ struct books {
     unsigned *table, n_table;
     struct accept_log *accepts;
     unsigned n_accepts, cap_accepts;
-    int chosen; /* index; -1: none yet */
+    int chosen;    /* index; -1: none yet */
+    bool put_back; /* into an etcd that had lost what was decided last */
     struct {
         uint32_t epoch;
         unsigned node;
@@ -446,6 +447,7 @@ struct counters {
     uint64_t virtual_ns, events, drops, take_backs, forced, doubled_forced;
     uint64_t expired, doubled_lost_store, doubled_rejoin, purged, rejoined;
     uint64_t cancelled, backups_refused, mended, damaged_held, compared;
+    uint64_t rest_forced;         /* then nobody could serve without an operator's force */
     uint64_t rest[PROCESSES + 1]; /* who stayed down at first when the faults had ended */
     uint64_t injected[F_KINDS], effect[F_KINDS]; /* of each kind: how often, and what it did */
     uint64_t etcd_runs, etcd_losses, etcd_put_back;
@@ -639,7 +641,8 @@ struct sim {
     struct client client[8];
     struct books books;
     struct counters count;
-    bool quiet; /* faults have ended */
+    bool quiet_forced; /* an operator had to force when the faults had ended */
+    bool quiet;        /* faults have ended */
     bool with_force, with_purge, harsh;
     bool etcd;
     struct etcd_model etcd_model;

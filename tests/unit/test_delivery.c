@@ -814,7 +814,7 @@ START_TEST(test_hold_is_not_sent_again_when_the_reply_was_lost)
     UNTIL(s->r[0].attempts == 1);
     ck_assert_int_eq(s->r[0].state, RCPT_QUEUED);
     ck_assert_int_eq(s->r[0].in_doubt, DOUBT_YES);
-    ck_assert_int_eq(s->r[0].held, HELD_IN_DOUBT);
+    ck_assert_int_eq(s->r[0].held, HELD_DOUBT);
 }
 END_TEST
 
