@@ -53,6 +53,10 @@ static struct world {
     unsigned changes[2]; /* of the record, asked for */
     unsigned unasked[2];
     uint64_t may_empty[2]; /* the newest PX_EMPTY */
+    /* An arbiter that holds nothing until somebody writes back what it has seen. */
+    bool lost;
+    struct record seen[2];
+    unsigned gave_back; /* who did */
 } w;
 
 static inline void push(uint64_t at, struct due d)
@@ -233,7 +237,15 @@ static inline void answer(const struct due *d)
 {
     struct pair_event ev = {.type = PE_REGISTER};
     bool can = majority(d->node);
-    if (d->kind == DUE_CHANGE && w.hang_changes) {
+    if (w.lost && d->fx.write_back) {
+        w.lost = false;
+        w.gave_back = d->node;
+        w.reg = w.seen[d->node];
+    }
+    if (w.lost) {
+        ev.outcome = REG_BEHIND;
+        ev.record = w.seen[d->node];
+    } else if (d->kind == DUE_CHANGE && w.hang_changes) {
         ev.outcome = REG_UNKNOWN;
     } else if (!can) {
         ev.outcome = REG_NOT_DONE;

@@ -251,6 +251,35 @@ START_TEST(emptied_or_taken_over_with)
 }
 END_TEST
 
+/* The arbiter was emptied while both were down. One of them has seen a later record of the same
+ * epoch: that one was decided, and the primary has acted upon none that it hasn't seen. */
+START_TEST(the_newest_record_of_an_epoch_is_given_back)
+{
+    for (unsigned newer = 0; newer < 2; newer++) {
+        kill_node(0);
+        kill_node(1);
+        run(10);
+        struct record both = w.reg, alone = w.reg;
+        alone.version--;
+        alone.tag++;
+        alone.in_sync[1 - w.reg.primary] = false;
+        w.seen[newer] = both;
+        w.seen[1 - newer] = alone;
+        w.lost = true;
+        w.gave_back = 9;
+        for (unsigned i = 0; i < 2; i++) {
+            boot(i);
+            step(i, (struct pair_event){.type = PE_SEEN, .record = w.seen[i]});
+        }
+        run(2000);
+        ck_assert(!w.lost);
+        ck_assert_uint_eq(w.gave_back, newer);
+        run(8000);
+        ck_assert_int_eq(view(w.reg.primary).mode, PAIR_PAIRED);
+    }
+}
+END_TEST
+
 START_TEST(one_way_block_does_not_flap)
 {
     /* Incident 29: datagrams from b to a blocked, TCP works. */
@@ -475,6 +504,7 @@ int main(void)
     tcase_add_test(t, new_disk_does_not_block_the_standby);
     tcase_add_test(t, stale_store_is_not_promoted);
     tcase_add_test(t, emptied_or_taken_over_with);
+    tcase_add_test(t, the_newest_record_of_an_epoch_is_given_back);
     tcase_add_test(t, one_way_block_does_not_flap);
     tcase_add_test(t, takeover_off);
     tcase_add_test(t, failed_store_gives_up_its_role);
