@@ -1,5 +1,6 @@
 """Power loss, and disks that are slow, hang, fail or are full. What was not flushed is really gone here,
 and a full disk is a small filesystem of its own."""
+import signal
 import time
 
 from case import expect, fill, scenario, unfill, wait_until
@@ -138,6 +139,28 @@ def primary_disk_stalls(t):
         expect(not primary.banner().startswith("220"), "with a hanging disk it greets no clients")
         primary.disk.heal()
         pair.wait_in_sync(60)
+    t.settle()
+
+
+@scenario
+def second_signal_and_a_hung_disk(t):
+    """A stop waits for the disk, which hangs; a second signal doesn't."""
+    pair = t.begin(disks="ab")
+    primary, standby = pair.wait_in_sync(60)
+    t.flows("mail flows")
+    at = time.monotonic()
+    t.disturbances += 1
+    primary.disk.stall()
+    t.takes_over(standby, at, more=STALL_TIMEOUT_S)
+    primary.signal(signal.SIGTERM)
+    wait_until("it has heard", lambda: "signal=15" in primary.tail(200), 10)
+    expect(primary.alive, "it waits for its disk")
+    primary.signal(signal.SIGTERM)
+    code = primary.child.wait(10)
+    expect(code == 1 and "second signal" in primary.tail(200), f"ended at once, and says so: {code}")
+    primary.disk.heal()
+    primary.start()
+    pair.wait_in_sync(60)
     t.settle()
 
 

@@ -155,6 +155,7 @@ def reload(t):
     code, out, err = primary.ctl("reload")
     expect(code == 1 and "nonsense" in out + err, f"a wrong file: {code} {out}{err}")
     t.flows("mail flows after a reload", 5, 100)
+    expect((primary.get("/nothing") or [0])[0] == 404, "an unknown path is a 404")
     primary.configure()
     t.settle()
 

@@ -145,6 +145,10 @@ def orders_diverged(t):
     primary.kill()
     standby.start()
     wait_until("it answers", lambda: standby.status(), 10)
+    code, out, err = standby.ctl("failover", "--force")
+    expect(code != 0 and "mail goes out twice" in err and "that mail is lost" in err
+           and "nothing was done" in err, f"without --yes it warns: {code} {out}{err}")
+    expect(standby.status()["role"] != "primary", "and does nothing")
     ctl(standby, "failover", "--force", "--yes")
     wait_until("it serves", lambda: standby.banner().startswith("220"), 15)
     ctl(standby, "campaign", "pause", "spring")
