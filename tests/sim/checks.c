@@ -292,6 +292,15 @@ static void check_copy(struct sim *s, struct copy *c, const bool required[NODES]
         }
 }
 
+/* Excused, and counted: a store that the record names needs not hold it, as long as some store
+ * does.
+ */
+static void put_away(struct copy *c, uint64_t *count)
+{
+    *count += !c->away;
+    c->away = true;
+}
+
 void books_ack(struct sim *s, struct node *n, uint64_t id)
 {
     struct copy *c = books_find(s, id);
@@ -301,10 +310,12 @@ void books_ack(struct sim *s, struct node *n, uint64_t id)
      * feed, and what it acknowledged it holds. */
     const struct record *r = books_record(s);
     if (s->books.forced && (n->relay.epoch < s->books.forced || n->relay.epoch < r->epoch))
-        c->away = true; /* nobody told this node yet */
+        put_away(c, &s->count.away_forced); /* nobody told this node yet */
     for (unsigned i = 0; i < NODES; i++)
-        if (s->node[i].disk.lost && !books_holds(s->node[i].disk.store, c))
-            c->away = c->was_away = true; /* it had acknowledged, and was rolled back then */
+        if (s->node[i].disk.lost && !books_holds(s->node[i].disk.store, c)) {
+            put_away(c, &s->count.away_lost); /* it had acknowledged, and was rolled back then */
+            c->was_away = true;
+        }
     rules_ack(s, n, c);
     c->acked = true;
     s->message[c->message].acked = true;
@@ -318,7 +329,7 @@ static void leave_behind(struct sim *s, unsigned node)
     struct books *b = &s->books;
     for (unsigned i = 0; i < b->n_copies; i++)
         if (b->copy[i].acked && !books_holds(s->node[node].disk.store, &b->copy[i]))
-            b->copy[i].away = true;
+            put_away(&b->copy[i], &s->count.away_forced);
 }
 
 /* The operator says that the other is dead: what only that one has is away until it comes back. */
@@ -348,8 +359,10 @@ void books_rolled_back(struct sim *s, struct node *n, struct pos end)
     n->disk.lost = true;
     n->disk.lost_at = s->now;
     for (unsigned i = 0; i < b->n_copies; i++)
-        if (b->copy[i].acked && !books_holds(n->disk.store, &b->copy[i]))
-            b->copy[i].away = b->copy[i].was_away = true;
+        if (b->copy[i].acked && !books_holds(n->disk.store, &b->copy[i])) {
+            put_away(&b->copy[i], &s->count.away_lost);
+            b->copy[i].was_away = true;
+        }
     b->check_all = true;
 }
 
@@ -383,7 +396,7 @@ void books_check(struct sim *s)
         check_lost(s, &s->node[i]);
     bool required[NODES] = {books_required(s, 0), books_required(s, 1)};
     for (unsigned i = 0; i < b->n_copies && !s->failed; i++)
-        if (b->copy[i].acked && !b->copy[i].excused)
+        if (b->copy[i].acked)
             check_copy(s, &b->copy[i], required, "any more");
     rot_check(s);
     if (!b->forced && !s->node[0].disk.lost_at && !s->node[1].disk.lost_at) {
@@ -526,8 +539,6 @@ void books_end(struct sim *s)
     const struct store *st = s->node[0].disk.store;
     for (unsigned i = 0; i < b->n_copies && !s->failed; i++) {
         struct copy *c = &b->copy[i];
-        if (c->excused)
-            continue;
         if (c->acked)
             check_end(s, st, c);
         for (unsigned k = 0; k < c->rcpts; k++)

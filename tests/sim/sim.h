@@ -388,7 +388,7 @@ struct copy { /* one message id */
     unsigned message; /* for a bounce: index of the recipient it is about */
     uint64_t parent;
     unsigned node, rcpts;
-    bool acked, bounce, excused, chunked, hold;
+    bool acked, bounce, chunked, hold;
     bool away; /* a forced takeover left it behind, or a store lost it with its end: on some store
                   it must be all the same */
     bool was_away, purged;
@@ -443,7 +443,8 @@ struct books {
 };
 struct counters {
     uint64_t acked, delivered, bounced, doubled_in_doubt, doubled_reply_lost, doubled_two_crashes;
-    uint64_t takeovers, crashes, faults, quarantined, superseded, emptied, excused, epochs;
+    uint64_t takeovers, crashes, faults, quarantined, superseded, emptied, epochs;
+    uint64_t away_forced, away_lost; /* excused: on another store than the record names */
     uint64_t virtual_ns, events, drops, take_backs, forced, doubled_forced;
     uint64_t expired, doubled_lost_store, doubled_rejoin, purged, rejoined;
     uint64_t cancelled, backups_refused, mended, damaged_held, compared;
