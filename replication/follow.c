@@ -18,13 +18,6 @@
 #include "node/base/protocol.h"
 #include "replication/replica_state.h"
 
-static void forget_upload(struct replica *r)
-{
-    shared_unref(r->f.uploading);
-    r->f.uploading = NULL;
-    r->f.uploading_rows = 0;
-}
-
 /* Whether the store may be emptied for a full copy is for the pair core to say: it may be about to
  * be taken over with. */
 static void tell_empty(struct replica *r, bool wants)
@@ -33,6 +26,11 @@ static void tell_empty(struct replica *r, bool wants)
                                 .report = {.type = PE_EMPTY, .op = r->f.session, .flag = wants}};
     r->f.asks_to_empty = wants;
     replica_emit_fx(r, &fx);
+}
+
+void follow_ask_to_empty(struct replica *r)
+{
+    tell_empty(r, true);
 }
 
 void follow_begin(struct replica *r, const struct record *record)
@@ -74,7 +72,7 @@ void follow_lost(struct replica *r, const char *why)
     f->state = FOLLOW_DIAL;
     f->session = 0;
     f->cookie = 0;
-    forget_upload(r);
+    upload_forget(r);
     verify_forget(r);
     if (why)
         replica_close_link(r, link, why);
@@ -153,16 +151,10 @@ static void send_ack(struct replica *r)
     replica_send(r, f->link, FRAME_ACK, NULL);
 }
 
-static uint64_t write_store(struct replica *r, struct store_request *q)
+uint64_t follow_write(struct replica *r, struct store_request *q)
 {
     r->writes++;
     return replica_store(r, q);
-}
-
-static void upload_more(struct replica *r)
-{
-    struct store_request q = {.type = SR_UNMERGED, .limit = UPLOAD_BYTES, .skip = r->f.upload_skip};
-    r->f.cookie = replica_store(r, &q);
 }
 
 static void attached(struct replica *r)
@@ -194,7 +186,7 @@ void follow_may_empty(struct replica *r, uint64_t session)
         return; /* of a link that is gone */
     replica_log(r, true, "this store is emptied and gets a full copy from the primary");
     struct store_request q = {.type = SR_WIPE, .epoch = f->epoch, .store = fresh_id(r)};
-    f->cookie = write_store(r, &q);
+    f->cookie = follow_write(r, &q);
 }
 
 static void adopt(struct replica *r, const struct frame_welcome *w)
@@ -213,7 +205,7 @@ static void adopt(struct replica *r, const struct frame_welcome *w)
                               .bytes = forgotten ? replica_noted(r, buf_slice(&b))
                                                  : shared_new(buf_slice(&b))};
     buf_free(&b);
-    r->f.cookie = write_store(r, &q);
+    r->f.cookie = follow_write(r, &q);
 }
 
 /* ---- away for longer than `retention` (protocol 8) ---- */
@@ -300,7 +292,7 @@ static void on_welcome(struct replica *r, struct slice payload)
     if (w.plan == PLAN_RESUME) {
         attached(r);
     } else if (w.plan == PLAN_COPY) {
-        tell_empty(r, true);
+        follow_ask_to_empty(r);
     } else {
         adopt(r, &w);
     }
@@ -368,7 +360,7 @@ static void on_batch(struct replica *r, struct slice payload)
                               .committed = x.committed,
                               .bytes = shared_new(payload),
                               .n_rows = x.n_rows};
-    write_store(r, &q);
+    follow_write(r, &q);
     note_committed(f, x.committed);
     if (x.last > f->primary_last)
         f->primary_last = x.last;
@@ -435,108 +427,16 @@ static void on_note(struct replica *r, struct slice payload)
     send_ack(r);
 }
 
-/* ---- uploading what only this store has ---- */
-
-static void on_unmerged_rows(struct replica *r, struct store_reply *reply)
-{
-    struct follow *f = &r->f;
-    f->cookie = 0;
-    if (f->state == FOLLOW_SETTLE) {
-        send_hello(r, reply->err || reply->n_rows);
-        return;
-    }
-    if (reply->err) {
-        replica_log(r, false, "what is unmerged can't be read (error %d)", reply->err);
-        follow_lost(r, "the store can't be read");
-        return;
-    }
-    assert(!f->uploading);
-    struct slice rows = {NULL, 0};
-    if (reply->n_rows) {
-        f->uploading = reply->bytes;
-        f->uploading_rows = reply->n_rows;
-        reply->bytes = NULL;
-        rows = slice_of(f->uploading->data, f->uploading->n);
-    }
-    struct buf older;
-    buf_init(&older, FRAME_MAX);
-    bool ok = true;
-    if (f->version != PROTOCOL) { /* a primary that isn't upgraded yet */
-        ok = rows_recode(&older, rows, true, f->version);
-        rows = buf_slice(&older);
-    }
-    struct frame_unmerged u = {.sequence = ++f->upload_sequence,
-                               .last = reply->n_rows == 0,
-                               .n_rows = reply->n_rows,
-                               .rows = rows};
-    ok = ok && unmerged_encode(&r->out, &u);
-    assert(ok); /* they came from the own store */
-    (void)ok;
-    replica_send(r, f->link, FRAME_UNMERGED, NULL);
-    buf_free(&older);
-}
-
-/* The rows without their class bytes. NULL: they don't decode. */
-static struct shared *only_rows(const struct shared *pairs)
-{
-    struct buf b;
-    buf_init(&b, pairs->n);
-    struct wire_reader in = wire_read(slice_of(pairs->data, pairs->n));
-    bool ok = true;
-    while (ok && in.n) {
-        struct row row;
-        wire_get_u8(&in);
-        const uint8_t *start = in.p;
-        ok = row_decode(&in, &row) && buf_append(&b, start, (size_t)(in.p - start));
-    }
-    struct shared *rows = ok ? shared_new(buf_slice(&b)) : NULL;
-    buf_free(&b);
-    return rows;
-}
-
-static void upload_done(struct replica *r)
-{
-    struct follow *f = &r->f;
-    f->uploaded = true;
-    if (!f->copy_after)
-        return;
-    replica_log(r, true, "all that only this store had is with the primary");
-    tell_empty(r, true);
-}
-
-static void on_merged(struct replica *r, struct slice payload)
-{
-    struct follow *f = &r->f;
-    uint64_t sequence;
-    if (!merged_decode(payload, &sequence) || sequence != f->upload_sequence || f->cookie ||
-        f->uploaded || !sequence) {
-        follow_lost(r, "malformed or untimely frame");
-        return;
-    }
-    if (!f->uploading) {
-        upload_done(r);
-        return;
-    }
-    if (r->meta
-            .unfit) { /* a damaged store can't be relied on to write that down: it is copied anew */
-        f->upload_skip += f->uploading_rows;
-        forget_upload(r);
-        upload_more(r);
-        return;
-    }
-    struct store_request q = {.type = SR_UNMARK,
-                              .epoch = f->epoch,
-                              .bytes = only_rows(f->uploading),
-                              .n_rows = f->uploading_rows};
-    forget_upload(r);
-    if (!q.bytes) {
-        follow_lost(r, "unmerged rows don't decode");
-        return;
-    }
-    f->cookie = write_store(r, &q);
-}
-
 /* ---- replies ---- */
+
+static void unmerged_read(struct replica *r, struct store_reply *reply)
+{
+    r->f.cookie = 0;
+    if (r->f.state == FOLLOW_SETTLE)
+        send_hello(r, reply->err || reply->n_rows);
+    else
+        upload_rows(r, reply);
+}
 
 static void step_done(struct replica *r, const struct store_reply *reply)
 {
@@ -608,7 +508,7 @@ bool follow_reply(struct replica *r, struct store_reply *reply)
         break;
     case SR_UNMERGED:
         if (current)
-            on_unmerged_rows(r, reply);
+            unmerged_read(r, reply);
         break;
     default:
         return false;
@@ -643,7 +543,7 @@ void follow_frame(struct replica *r, uint8_t type, struct slice payload)
     else if (type == FRAME_VERIFIED && f->state == FOLLOW_ATTACHED)
         on_verified(r, payload);
     else if (type == FRAME_MERGED && talks)
-        on_merged(r, payload);
+        upload_taken(r, payload);
     else
         follow_lost(r, "a frame out of turn");
 }

@@ -199,10 +199,15 @@ bool feed_reply(struct replica *r, struct store_reply *reply);
 void feed_note(struct replica *r, struct slice frame); /* a NOTE that delivery has just made */
 void feed_send_notes(struct replica *r);               /* all that is noted, anew */
 
-/* upload.c: merging what only the follower has (protocol 8). */
+/* upload.c: merging what only the follower has (protocol 8). At the primary: */
 void upload_frame(struct replica *r, struct slice payload);
 bool upload_reply(struct replica *r, struct store_reply *reply);
 void upload_merged(struct replica *r); /* what was merged may be durable and committed now */
+/* At the follower: */
+void upload_more(struct replica *r);                            /* begins, or goes on */
+void upload_rows(struct replica *r, struct store_reply *reply); /* of upload_more() */
+void upload_taken(struct replica *r, struct slice payload);     /* MERGED */
+void upload_forget(struct replica *r);
 
 /* follow.c: the follower's side. */
 void follow_begin(struct replica *r, const struct record *record);
@@ -210,7 +215,10 @@ void follow_stop(struct replica *r);
 void follow_link_up(struct replica *r, uint64_t link);
 void follow_lost(struct replica *r, const char *why);
 void follow_tick(struct replica *r);
+void follow_ask_to_empty(struct replica *r);
 void follow_may_empty(struct replica *r, uint64_t session);
+/* A request that changes the store: HELLO waits for all of them. */
+uint64_t follow_write(struct replica *r, struct store_request *q);
 void follow_rejoin(struct replica *r, bool discard, uint64_t op);
 void follow_frame(struct replica *r, uint8_t type, struct slice payload);
 bool follow_reply(struct replica *r, struct store_reply *reply);

@@ -1,4 +1,4 @@
-/* The primary merges what only its follower has (protocol 8). Core.
+/* What only the follower has: both ends (protocol 8). Core.
  *
  * One piece at a time: UNMERGED -> SR_MERGE -> durable, and committed as the mode asks -> MERGED ->
  * the follower unmarks those rows, then sends the next piece; the last one is empty (PE_MERGED).
@@ -10,7 +10,10 @@
  * new numbers, and count. */
 #include <assert.h>
 
+#include "node/base/protocol.h"
 #include "replication/replica_state.h"
+
+/* ---- at the primary ---- */
 
 /* An outcome of the follower's own time is about to count here, while a dot of this epoch may be
  * open: without this the note would look settled by it. It goes out before the merged rows do. */
@@ -139,4 +142,113 @@ bool upload_reply(struct replica *r, struct store_reply *reply)
     d->merge_waits = true;
     upload_merged(r);
     return true;
+}
+
+/* ---- at the follower ---- */
+
+void upload_forget(struct replica *r)
+{
+    shared_unref(r->f.uploading);
+    r->f.uploading = NULL;
+    r->f.uploading_rows = 0;
+}
+
+void upload_more(struct replica *r)
+{
+    struct store_request q = {.type = SR_UNMERGED, .limit = UPLOAD_BYTES, .skip = r->f.upload_skip};
+    r->f.cookie = replica_store(r, &q);
+}
+
+void upload_rows(struct replica *r, struct store_reply *reply)
+{
+    struct follow *f = &r->f;
+    if (reply->err) {
+        replica_log(r, false, "what is unmerged can't be read (error %d)", reply->err);
+        follow_lost(r, "the store can't be read");
+        return;
+    }
+    assert(!f->uploading);
+    struct slice rows = {NULL, 0};
+    if (reply->n_rows) {
+        f->uploading = reply->bytes;
+        f->uploading_rows = reply->n_rows;
+        reply->bytes = NULL;
+        rows = slice_of(f->uploading->data, f->uploading->n);
+    }
+    struct buf older;
+    buf_init(&older, FRAME_MAX);
+    bool ok = true;
+    if (f->version != PROTOCOL) { /* a primary that isn't upgraded yet */
+        ok = rows_recode(&older, rows, true, f->version);
+        rows = buf_slice(&older);
+    }
+    struct frame_unmerged u = {.sequence = ++f->upload_sequence,
+                               .last = reply->n_rows == 0,
+                               .n_rows = reply->n_rows,
+                               .rows = rows};
+    ok = ok && unmerged_encode(&r->out, &u);
+    assert(ok); /* they came from the own store */
+    (void)ok;
+    replica_send(r, f->link, FRAME_UNMERGED, NULL);
+    buf_free(&older);
+}
+
+/* The rows without their class bytes. NULL: they don't decode. */
+static struct shared *only_rows(const struct shared *pairs)
+{
+    struct buf b;
+    buf_init(&b, pairs->n);
+    struct wire_reader in = wire_read(slice_of(pairs->data, pairs->n));
+    bool ok = true;
+    while (ok && in.n) {
+        struct row row;
+        wire_get_u8(&in);
+        const uint8_t *start = in.p;
+        ok = row_decode(&in, &row) && buf_append(&b, start, (size_t)(in.p - start));
+    }
+    struct shared *rows = ok ? shared_new(buf_slice(&b)) : NULL;
+    buf_free(&b);
+    return rows;
+}
+
+static void upload_done(struct replica *r)
+{
+    struct follow *f = &r->f;
+    f->uploaded = true;
+    if (!f->copy_after)
+        return;
+    replica_log(r, true, "all that only this store had is with the primary");
+    follow_ask_to_empty(r);
+}
+
+void upload_taken(struct replica *r, struct slice payload)
+{
+    struct follow *f = &r->f;
+    uint64_t sequence;
+    if (!merged_decode(payload, &sequence) || sequence != f->upload_sequence || f->cookie ||
+        f->uploaded || !sequence) {
+        follow_lost(r, "malformed or untimely frame");
+        return;
+    }
+    if (!f->uploading) {
+        upload_done(r);
+        return;
+    }
+    /* A damaged store can't be relied on to write that down: it is copied anew. */
+    if (r->meta.unfit) {
+        f->upload_skip += f->uploading_rows;
+        upload_forget(r);
+        upload_more(r);
+        return;
+    }
+    struct store_request q = {.type = SR_UNMARK,
+                              .epoch = f->epoch,
+                              .bytes = only_rows(f->uploading),
+                              .n_rows = f->uploading_rows};
+    upload_forget(r);
+    if (!q.bytes) {
+        follow_lost(r, "unmerged rows don't decode");
+        return;
+    }
+    f->cookie = follow_write(r, &q);
 }
