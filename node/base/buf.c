@@ -98,21 +98,6 @@ bool buf_reserve(struct buf *b, size_t n)
     return true;
 }
 
-bool buf_append(struct buf *b, const void *p, size_t n)
-{
-    if (!buf_reserve(b, n))
-        return false;
-    if (n)
-        memcpy(b->data + b->len, p, n);
-    b->len += n;
-    return true;
-}
-
-bool buf_append_slice(struct buf *b, struct slice s)
-{
-    return buf_append(b, s.p, s.n);
-}
-
 bool buf_append_u64(struct buf *b, uint64_t value)
 {
     char digits[20];
@@ -122,11 +107,6 @@ bool buf_append_u64(struct buf *b, uint64_t value)
         value /= 10;
     } while (value);
     return buf_append(b, digits + at, sizeof digits - at);
-}
-
-bool buf_append_str(struct buf *b, const char *s)
-{
-    return buf_append(b, s, strlen(s));
 }
 
 bool buf_printf(struct buf *b, const char *fmt, ...)

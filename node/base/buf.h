@@ -40,11 +40,26 @@ void buf_init(struct buf *b, size_t max);
 void buf_free(struct buf *b);
 /* Makes room for n more bytes. False: the cap would be exceeded. */
 bool buf_reserve(struct buf *b, size_t n);
-bool buf_append(struct buf *b, const void *p, size_t n);
-bool buf_append_slice(struct buf *b, struct slice s);
+/* Here, as most appends find room, and are many for each message. */
+static inline bool buf_append(struct buf *b, const void *p, size_t n)
+{
+    if (n > b->cap - b->len && !buf_reserve(b, n))
+        return false;
+    if (n)
+        memcpy(b->data + b->len, p, n);
+    b->len += n;
+    return true;
+}
+static inline bool buf_append_slice(struct buf *b, struct slice s)
+{
+    return buf_append(b, s.p, s.n);
+}
+static inline bool buf_append_str(struct buf *b, const char *s)
+{
+    return buf_append(b, s, strlen(s));
+}
 /* In decimal digits; for what runs once a message, where printf would show in a profile. */
 bool buf_append_u64(struct buf *b, uint64_t value);
-bool buf_append_str(struct buf *b, const char *s);
 bool buf_printf(struct buf *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Drops n bytes from the front. */
 void buf_consume(struct buf *b, size_t n);

@@ -54,12 +54,21 @@ static bool put_escaped(struct buf *out, uint8_t c)
     }
 }
 
+static bool is_plain(uint8_t c)
+{
+    return c >= ' ' && c < 0x7F && c != '"' && c != '\\';
+}
+
 bool text_json_string(struct buf *out, struct slice s)
 {
     bool ok = buf_append(out, "\"", 1);
     size_t from = 0, i = 0;
     while (i < s.n && ok) {
         uint8_t c = s.p[i];
+        if (is_plain(c)) {
+            i++;
+            continue;
+        }
         size_t len = utf8_length(s.p + i, s.n - i);
         if (len && c >= ' ' && c != '"' && c != '\\' && c != 0x7F) {
             i += len;
