@@ -159,6 +159,7 @@ static void start(struct sim *s, struct node *n, struct delivery_conn *c, const 
         .id = p->id, .rcpt = p->rcpt, .serial = ++s->serial, .since = s->now};
     c->deadline = s->now + LEASE_PATIENCE_MS * MS;
     if (expires(s, n, p)) {
+        books_expire(s, n, p->id, p->rcpt); /* now: it may be frozen before it writes that down */
         sim_at_thread(s, s->now, n->self, T_RELAY, expire)->a = c->serial;
         return;
     }
@@ -251,7 +252,6 @@ static void expire(struct sim *s, struct task *t)
     struct delivery_conn *c = conn_of(s, t);
     if (!c)
         return;
-    books_expire(s, &s->node[t->process], c->id, c->rcpt);
     submit_outcome(s, &s->node[t->process], c, EXPIRED);
 }
 
