@@ -20,17 +20,17 @@
 
 /* Whether the store may be emptied for a full copy is for the pair core to say: it may be about to
  * be taken over with. */
-static void tell_empty(struct replica *r, bool wants)
+static void tell_empty(struct replica *r, uint64_t session, bool wants)
 {
     struct replica_effect fx = {.type = RX_REPORT,
-                                .report = {.type = PE_EMPTY, .op = r->f.session, .flag = wants}};
-    r->f.asks_to_empty = wants;
+                                .report = {.type = PE_EMPTY, .op = session, .flag = wants}};
     replica_emit_fx(r, &fx);
 }
 
 void follow_ask_to_empty(struct replica *r)
 {
-    tell_empty(r, true);
+    r->f.asks_to_empty = true;
+    tell_empty(r, r->f.session, true);
 }
 
 void follow_begin(struct replica *r, const struct record *record)
@@ -67,7 +67,8 @@ void follow_lost(struct replica *r, const char *why)
     if (!link)
         return;
     if (f->asks_to_empty)
-        tell_empty(r, false);
+        tell_empty(r, f->session, false);
+    f->asks_to_empty = false;
     f->link = 0;
     f->state = FOLLOW_DIAL;
     f->session = 0;
@@ -184,6 +185,9 @@ void follow_may_empty(struct replica *r, uint64_t session)
     struct follow *f = &r->f;
     if (!f->asks_to_empty || session != f->session || f->cookie)
         return; /* of a link that is gone */
+    /* From here on the link doesn't matter: storage has it to do. */
+    f->asks_to_empty = false;
+    r->emptying = session;
     replica_log(r, true, "this store is emptied and gets a full copy from the primary");
     struct store_request q = {.type = SR_WIPE, .epoch = f->epoch, .store = fresh_id(r)};
     f->cookie = follow_write(r, &q);
@@ -442,8 +446,6 @@ static void step_done(struct replica *r, const struct store_reply *reply)
 {
     struct follow *f = &r->f;
     f->cookie = 0;
-    if (reply->type == SR_WIPE && !reply->err)
-        f->asks_to_empty = false; /* the store has another id: nothing is left to take back */
     if (reply->err) {
         replica_log(r, false, "the store can't take what the primary asks for (error %d)",
                     reply->err);
@@ -492,6 +494,8 @@ bool follow_reply(struct replica *r, struct store_reply *reply)
     case SR_WIPE:
         if (reply->type == SR_WIPE && !reply->err)
             r->order = REJOIN_NONE; /* carried out; asked again if this process ends before */
+        if (reply->type == SR_WIPE && reply->err)
+            tell_empty(r, r->emptying, false);
         r->reached = (struct pos){0, 0};
         r->writes--;
         if (current)

@@ -118,7 +118,7 @@ struct follow {
     uint32_t uploading_rows;
     bool uploaded;       /* nothing unmerged is left */
     bool copy_after;     /* PLAN_UPLOAD_COPY */
-    bool asks_to_empty;  /* PE_EMPTY was said, as `session`, and the store isn't emptied yet */
+    bool asks_to_empty;  /* PE_EMPTY was said, as `session`, and isn't answered */
     uint64_t dial_at_ns; /* hung up until then, waiting for the operator; 0: not */
 };
 
@@ -151,6 +151,7 @@ struct replica {
     struct answering answering;
     bool waits; /* follower: away for too long, the operator has to decide */
     struct pos waits_shared;
+    uint64_t emptying; /* follower: the session whose SR_WIPE was posted last */
     enum rejoin_order order;
     /* What is noted: a primary's own, or what the followed one told. It stays when the epoch ends,
      * for the takeover that may follow, until a primary tells anew. */

@@ -1024,7 +1024,21 @@ START_TEST(test_a_store_is_emptied_when_it_may_be)
     ck_assert(!w.node[B].wants_to_empty);
     world_run(&w, 100);
     ck_assert(!world_meta(&w, B)->copying);
+    /* Once storage has it to do, a link that breaks takes nothing back. */
     w.node[B].keeps_store = false;
+    w.hold[A] = true; /* its HELLO */
+    world_follow(&w, B, 2);
+    world_run(&w, 50);
+    w.hold[A] = false;
+    while (!w.node[B].wants_to_empty && world_step(&w)) {
+    }
+    w.node[B].stalled = true;
+    while (!w.node[B].jobs && world_step(&w)) {
+    }
+    ck_assert(w.node[B].jobs);
+    world_cut(&w);
+    ck_assert(w.node[B].wants_to_empty && !world_meta(&w, B)->copying);
+    w.node[B].stalled = false;
     comes_back();
     world_free(&w);
 }
