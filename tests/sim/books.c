@@ -340,7 +340,8 @@ static void watch_recipient(struct sim *s, const struct node *n, const struct ro
         books_find(s, x->id)->rcpt[x->index].listed = true;
     note_known(s, n, was, x);
     if (was && was->in_doubt == DOUBT_YES && x->in_doubt == DOUBT_NONE && c->let_go &&
-        (x->pos.epoch & 1) == n->self) /* not where it follows, after the next dot perhaps */
+        /* Not where it follows, after the next dot perhaps. */
+        ((x->pos.epoch & 1) == n->self || c->rcpt[x->index].dot_at < c->let_go_at))
         books_find(s, x->id)->rcpt[x->index].let_go = c->rcpt[x->index].accepted;
     if (x->state == RCPT_DELIVERED && !c->rcpt[x->index].accepted)
         sim_fail(s, "1", "%llx/%u counts as delivered on %s, and no receiver has it", ID(x->id),

@@ -16,6 +16,8 @@ static void submit(struct sim *s, struct node *n, struct copy *c, enum select_ac
     op->said = ++c->said;
     c->held = false; /* until this one is answered nothing is known */
     c->let_go |= action == SELECT_RELEASE;
+    if (action == SELECT_RELEASE)
+        c->let_go_at = s->now;
     c->cancelled |= action == SELECT_CANCEL;
     TRACE(s, process_name(n->self), "operator: %s %llx", names[action], (unsigned long long)c->id);
     storage_submit(s, n, op);

@@ -396,6 +396,7 @@ struct copy { /* one message id */
     uint64_t said;          /* the newest order about this message */
     bool held;              /* by an order that was answered */
     bool cancelled, let_go; /* by some order, answered or not */
+    uint64_t let_go_at;     /* the newest */
     struct rcpt_book rcpt[MESSAGE_RCPTS];
 };
 struct accept_log {
