@@ -51,12 +51,10 @@ static void check_successor(struct sim *s, const struct record *was, const struc
 
 static void leave_behind(struct sim *s, unsigned node);
 
-/* Without an arbiter both nodes may have gone on alone, in ballots that the other never saw; where
- * nobody takes over by himself or by order, only the one that serves. */
+/* Without an arbiter both nodes may have gone on alone, in ballots that the other never saw. */
 static bool above(const struct sim *s, const struct accept_log *a, const struct accept_log *than)
 {
-    bool alone = s->none && (!s->manual || s->plan.weight[F_FAILOVER] > 0);
-    int cmp = alone ? record_cmp(&a->record, &than->record) : 0;
+    int cmp = s->none ? record_cmp(&a->record, &than->record) : 0;
     return cmp ? cmp > 0 : ballot_cmp(a->ballot, than->ballot) > 0;
 }
 

@@ -153,8 +153,11 @@ void none_accepted(struct sim *s, const struct record *r)
         (r->version == was->version + 1 &&
          (r->epoch == was->epoch || (was->in_sync[r->primary] &&
                                      store_id_eq(&was->store[r->primary], &r->store[r->primary]))));
-    bool excused = !s->manual || s->plan.weight[F_FAILOVER] > 0 || r->forced;
-    if ((in_line && !books_overtaken(s, r)) || s->books.split || !excused)
+    /* The other one may have asked to take over while this primary was starting anew and served
+     * nobody, which takes no word and no probe, and have died before it was answered. */
+    bool overtaken = books_overtaken(s, r);
+    bool excused = overtaken || !s->manual || s->plan.weight[F_FAILOVER] > 0 || r->forced;
+    if ((in_line && !overtaken) || s->books.split || !excused)
         return;
     s->books.split = true;
     s->count.none_splits++;
