@@ -97,8 +97,11 @@ static void check_pair(struct node_status *s)
         check_arbiter(s);
     int64_t skew = v->peer_wall_skew_ms;
     c = check(s, "clock", skew < WALL_APART_MS && skew > -WALL_APART_MS);
-    snprintf(c->detail, sizeof c->detail, "the other node's wall clock is %+.1f s off",
-             (double)skew / 1e3);
+    if (v->silent_ns == UINT64_MAX)
+        snprintf(c->detail, sizeof c->detail, "the other node hasn't been heard since the start");
+    else
+        snprintf(c->detail, sizeof c->detail, "the other node's wall clock is %+.1f s off",
+                 (double)skew / 1e3);
     const struct config_arbiter *a = &s->config->arbiter;
     bool manual = a->type == ARBITER_NONE && !a->takeover_auto;
     c = check(s, "auto_takeover", v->auto_takeover || manual);

@@ -308,7 +308,8 @@ static int follow_rows(struct store *s, const struct batch *x, bool plain)
     return err ? err : n == x->n_rows ? STORE_OK : STORE_CORRUPT;
 }
 
-int apply_follow_rows(struct store *s, const struct batch *x, struct store_meta *meta)
+int apply_follow_rows(struct store *s, const struct batch *x, int64_t wall_ms,
+                      struct store_meta *meta)
 {
     uint64_t reach = meta->end.lsn > s->cursor ? meta->end.lsn : s->cursor;
     if (x->epoch < meta->end.epoch || x->first > reach + 1)
@@ -336,6 +337,7 @@ int apply_follow_rows(struct store *s, const struct batch *x, struct store_meta 
             return STORE_CORRUPT;
     }
     meta->copying = false;
+    meta->written_ms = wall_ms; /* not before: until then it has been away */
     if (pos_cmp(x->committed, meta->committed) > 0)
         meta->committed = x->committed;
     if (x->epoch > meta->epoch_seen)
@@ -351,8 +353,7 @@ int apply_follow(struct store *s, const struct batch *x, int64_t wall_ms)
     int err = s->ops->begin(s);
     if (err)
         return err;
-    err = apply_follow_rows(s, x, &meta);
-    meta.written_ms = wall_ms;
+    err = apply_follow_rows(s, x, wall_ms, &meta);
     err = finish(s, err ? err : s->ops->set_meta(s, &meta));
     if (err)
         s->cursor = cursor;

@@ -38,7 +38,8 @@ int apply_own(struct store *s, const struct batch *x, int64_t wall_ms);
 int apply_follow(struct store *s, const struct batch *x, int64_t wall_ms);
 /* Several batches in one transaction (group commit on the standby): apply_follow_rows inside
  * begin/commit of the caller; *meta is carried from one to the next and written by the caller. */
-int apply_follow_rows(struct store *s, const struct batch *x, struct store_meta *meta);
+int apply_follow_rows(struct store *s, const struct batch *x, int64_t wall_ms,
+                      struct store_meta *meta);
 /* Is it the row that purges? Then tombstones done before *before_ms are gone with it. */
 bool apply_is_purge(const struct row *r, int64_t *before_ms);
 /* The next piece of a purge that was begun: at most `limit` messages, one transaction. */

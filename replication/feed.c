@@ -31,7 +31,6 @@ void feed_lost(struct replica *r, const char *why)
         return;
     bool attached = d->state >= FEED_READING;
     uint64_t link = d->link;
-    shared_unref(d->told_again);
     *d = (struct feed){.state = FEED_NONE};
     if (why)
         replica_close_link(r, link, why);
@@ -164,8 +163,9 @@ static bool too_old(const struct replica *r, const struct frame_hello *h)
 }
 
 /* How such a store comes back: what it alone holds needs the operator's word; without that nothing
- * of it counts. By catching up only if it had nothing of its own and nothing was purged here since:
- * that isn't told by any change. (Else it keeps bodies that may have rotted here.) */
+ * of it counts. By a full copy if anything was purged here since: that isn't told by any change.
+ * Where nothing was, it catches up, as a copy would take with it a body that may have rotted here;
+ * a purge meanwhile ends that (feed_purged()). */
 static enum frame_plan plan_old(const struct replica *r, const struct frame_hello *h,
                                 struct pos shared, enum frame_plan planned)
 {
@@ -204,7 +204,8 @@ static void on_hello(struct replica *r, struct slice payload)
         return;
     struct pos shared;
     enum frame_plan way = plan(r, &h, &shared);
-    if (too_old(r, &h))
+    d->was_away = too_old(r, &h);
+    if (d->was_away)
         way = plan_old(r, &h, shared, way);
     d->store = h.store;
     d->plan = (uint8_t)way;
@@ -237,6 +238,15 @@ static void on_hello(struct replica *r, struct slice payload)
                 (unsigned)p->epoch, p->numbered);
     if (way == PLAN_WAIT)
         feed_lost(r, "the standby waits for its operator");
+}
+
+void feed_purged(struct replica *r)
+{
+    struct feed *d = &r->p.feed;
+    if (d->was_away && (d->plan == PLAN_ADOPT || d->plan == PLAN_RESUME) && d->state != FEED_RING)
+        feed_lost(r,
+                  "it was away for longer than `retention`, and tombstones that it hasn't heard of "
+                  "are purged");
 }
 
 /* ---- notes (protocol 9) ---- */

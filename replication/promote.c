@@ -56,8 +56,17 @@ static int collect_bounces(struct store *s, const struct row *key, struct keys *
     return k->full ? STORE_FULL : err;
 }
 
-static int renumber_row(struct store *s, const struct row *key, uint32_t epoch, uint64_t *next,
-                        int64_t wall_ms, int64_t quarantine_ms, struct buf *copy)
+/* A durable note of this node's own, made while it was alone: nobody else has that attempt's
+ * outcome, whatever they know of attempts of theirs. (Of one made while paired the standby may.) */
+static bool own_attempt(const struct store_meta *meta, struct pos noted, uint32_t epoch)
+{
+    return noted.epoch && noted.epoch != epoch && (noted.epoch & 1) == (epoch & 1) &&
+           history_mode_at(&meta->history, noted) != MODE_PAIRED;
+}
+
+static int renumber_row(struct store *s, const struct store_meta *meta, const struct row *key,
+                        uint32_t epoch, uint64_t *next, int64_t wall_ms, int64_t quarantine_ms,
+                        struct buf *copy)
 {
     struct row here, row;
     enum unmerged_class mark;
@@ -68,8 +77,11 @@ static int renumber_row(struct store *s, const struct row *key, uint32_t epoch, 
     struct wire_reader r;
     if (!row_encode(copy, &here) || (r = wire_read(buf_slice(copy)), !row_decode(&r, &row)))
         return STORE_CORRUPT;
-    if (row.type == ROW_RECIPIENT)
+    if (row.type == ROW_RECIPIENT) {
         err = judge_recipient(s, &row.recipient, mark, wall_ms, quarantine_ms);
+        if (row.recipient.in_doubt == DOUBT_NOTED && own_attempt(meta, row_pos(&row), epoch))
+            row.recipient.held |= HELD_OWN_DOUBT; /* doubt_row() sets the rest */
+    }
     row_set_pos(&row, BATON_MUTANT(UNMERGED_KEEP_LSN, row_pos(&row), ((struct pos){epoch, *next})));
     if (!err)
         err = s->ops->put(s, &row, UNMERGED_NONE);
@@ -97,8 +109,8 @@ static int renumber_row(struct store *s, const struct row *key, uint32_t epoch, 
 }
 
 /* bounces: NULL, or where the keys of those go that what is renumbered may recall. */
-static int renumber_keys(struct store *s, const struct keys *k, struct keys *bounces,
-                         const struct promotion *p, uint64_t *next)
+static int renumber_keys(struct store *s, const struct store_meta *meta, const struct keys *k,
+                         struct keys *bounces, const struct promotion *p, uint64_t *next)
 {
     struct buf copy;
     buf_init(&copy, ROW_BYTES_MAX);
@@ -107,7 +119,7 @@ static int renumber_keys(struct store *s, const struct keys *k, struct keys *bou
     while (!err && r.n) {
         struct row key;
         err = row_decode(&r, &key)
-                  ? renumber_row(s, &key, p->epoch, next, p->wall_ms, p->quarantine_ms, &copy)
+                  ? renumber_row(s, meta, &key, p->epoch, next, p->wall_ms, p->quarantine_ms, &copy)
                   : STORE_CORRUPT;
         if (!err && bounces)
             err = collect_bounces(s, &key, bounces);
@@ -131,9 +143,9 @@ static int renumber(struct store *s, const struct store_meta *meta, const struct
     if (k.full)
         err = STORE_FULL;
     if (!err)
-        err = renumber_keys(s, &k, &bounces, p, next);
+        err = renumber_keys(s, meta, &k, &bounces, p, next);
     if (!err)
-        err = renumber_keys(s, &bounces, NULL, p, next);
+        err = renumber_keys(s, meta, &bounces, NULL, p, next);
     buf_free(&bounces.b);
     buf_free(&k.b);
     return err;
@@ -163,8 +175,9 @@ static bool doubt_resend(struct row_recipient *p, uint32_t attempts, int64_t nex
 }
 
 /* attempts NULL: a durable note. */
-static int doubt_row(struct store *s, uint64_t id, uint32_t index, const uint32_t *attempts,
-                     const struct promotion *p, uint64_t *next, uint32_t *n)
+static int doubt_row(struct store *s, const struct store_meta *meta, uint64_t id, uint32_t index,
+                     const uint32_t *attempts, const struct promotion *p, uint64_t *next,
+                     uint32_t *n)
 {
     struct row key = {.type = ROW_RECIPIENT, .recipient = {.id = id, .index = index}}, row;
     enum unmerged_class mark;
@@ -175,7 +188,7 @@ static int doubt_row(struct store *s, uint64_t id, uint32_t index, const uint32_
                         : apply_orphan_note(&row.recipient);
     if (!yes)
         return STORE_OK;
-    if (!attempts && (row.recipient.pos.epoch & 1) == (p->epoch & 1)) /* this node was primary */
+    if (!attempts && own_attempt(meta, row.recipient.pos, p->epoch))
         row.recipient.held |= HELD_OWN_DOUBT;
     /* The answer of the store ends with the next call. */
     struct buf copy;
@@ -195,7 +208,8 @@ static int doubt_row(struct store *s, uint64_t id, uint32_t index, const uint32_
 }
 
 /* As many as there were connections: it doesn't grow with the queue. */
-static int doubt(struct store *s, const struct promotion *p, uint64_t *next, uint32_t *n)
+static int doubt(struct store *s, const struct store_meta *meta, const struct promotion *p,
+                 uint64_t *next, uint32_t *n)
 {
     struct keys k = {.full = false};
     buf_init(&k.b, (size_t)1 << 30);
@@ -206,7 +220,7 @@ static int doubt(struct store *s, const struct promotion *p, uint64_t *next, uin
     while (!err && r.n) {
         struct row key;
         err = row_decode(&r, &key)
-                  ? doubt_row(s, key.recipient.id, key.recipient.index, NULL, p, next, n)
+                  ? doubt_row(s, meta, key.recipient.id, key.recipient.index, NULL, p, next, n)
                   : STORE_CORRUPT;
     }
     buf_free(&k.b);
@@ -214,8 +228,17 @@ static int doubt(struct store *s, const struct promotion *p, uint64_t *next, uin
     struct note_recipient x;
     uint64_t id;
     while (!err && notes_next(&notes, &id, &x))
-        err = doubt_row(s, id, x.index, &x.attempts, p, next, n);
+        err = doubt_row(s, meta, id, x.index, &x.attempts, p, next, n);
     return err;
+}
+
+static int newest_purge(struct store *s, uint64_t *lsn)
+{
+    struct row key = {.type = ROW_OPSTATE, .opstate.key = SLICE_LIT("purge")}, row;
+    enum unmerged_class mark;
+    int err = s->ops->get(s, &key, &row, &mark);
+    *lsn = err ? 0 : row.opstate.pos.lsn;
+    return err == STORE_NOT_FOUND ? STORE_OK : err;
 }
 
 int apply_promote(struct store *s, const struct promotion *p, struct promoted *out)
@@ -231,7 +254,9 @@ int apply_promote(struct store *s, const struct promotion *p, struct promoted *o
     *out = (struct promoted){.first = next};
     err = renumber(s, &meta, p, &next);
     if (!err)
-        err = doubt(s, p, &next, &out->in_doubt);
+        err = doubt(s, &meta, p, &next, &out->in_doubt);
+    if (!err)
+        err = newest_purge(s, &out->purged);
     /* Adopted history beyond the own end describes nothing that is here. */
     struct history *h = &meta.history;
     while (h->n &&
@@ -246,9 +271,5 @@ int apply_promote(struct store *s, const struct promotion *p, struct promoted *o
         return err;
     s->cursor = 0;
     out->end = meta.end;
-    struct row key = {.type = ROW_OPSTATE, .opstate.key = SLICE_LIT("purge")}, row;
-    enum unmerged_class mark;
-    err = s->ops->get(s, &key, &row, &mark);
-    out->purged = err ? 0 : row.opstate.pos.lsn;
-    return err == STORE_NOT_FOUND ? STORE_OK : err;
+    return STORE_OK;
 }

@@ -46,7 +46,7 @@ void replica_free(struct replica *r)
         return;
     ring_clear(&r->p.ring);
     notes_clear(&r->notes);
-    shared_unref(r->p.feed.told_again);
+    upload_epoch_over(r);
     shared_unref(r->f.uploading);
     shared_unref(r->verify.own);
     buf_free(&r->verify.rows);
@@ -157,6 +157,7 @@ static void step_down(struct replica *r)
     replica_emit_fx(r, &over);
     feed_lost(r, "this node isn't primary any more");
     ring_clear(&r->p.ring);
+    upload_epoch_over(r);
     struct store_request q = {.type = SR_CLOSE, .epoch = r->p.epoch};
     r->closing_cookie = replica_store(r, &q);
 }
@@ -277,8 +278,10 @@ static void on_batch(struct replica *r, const struct own_batch *b)
     struct ring_batch x = {b->first, b->last, b->n_rows, b->rows, r->now};
     ring_push(&p->ring, &x);
     p->numbered = b->last;
-    if (b->purges)
+    if (b->purges) {
         p->purged = b->last;
+        feed_purged(r);
+    }
     feed_pump(r);
 }
 

@@ -35,6 +35,7 @@ struct feed {
     uint16_t version; /* that both read; rows are recoded where it isn't this program's newest */
     struct store_id store; /* as told in HELLO; after PLAN_COPY as told by the first ACK */
     uint8_t plan;
+    bool was_away;              /* for longer than the retention */
     uint64_t since_ns;          /* attached */
     uint64_t start;             /* where reading began */
     uint64_t cursor;            /* last lsn sent */
@@ -46,11 +47,10 @@ struct feed {
     uint64_t committed_sent;
     bool history_due;    /* a history row was written since the last batch with a history */
     uint64_t history_at; /* `sent` after that batch: it is durable there once taken is as high */
-    uint64_t merge_sequence;   /* last UNMERGED that came */
-    uint64_t merge_cookie;     /* SR_MERGE under way; 0: none */
-    uint64_t merge_lsn;        /* the rows of the last merge are at or below */
-    bool merge_waits;          /* for that lsn to be committed */
-    struct shared *told_again; /* operator state of the last piece: see upload.c; NULL: none */
+    uint64_t merge_sequence; /* last UNMERGED that came */
+    uint64_t merge_cookie;   /* SR_MERGE under way; 0: none */
+    uint64_t merge_lsn;      /* the rows of the last merge are at or below */
+    bool merge_waits;        /* for that lsn to be committed */
     bool merge_last, merged;
 };
 
@@ -83,7 +83,9 @@ struct primary {
     uint64_t drain_cookie;
     bool writer_closed;
     uint64_t committed_told_ns;
-    uint64_t committed_kept; /* told to the own store */
+    uint64_t committed_kept;   /* told to the own store */
+    struct shared *told_again; /* of what was merged last: see upload.c; NULL: nothing */
+    struct store_id told_store;
     struct ring ring;
     struct feed feed;
 };
@@ -197,12 +199,14 @@ void feed_frame(struct replica *r, uint8_t type, struct slice payload);
 void feed_pump(struct replica *r);
 void feed_committed(struct replica *r); /* tell the committed lsn where it is due */
 bool feed_reply(struct replica *r, struct store_reply *reply);
+void feed_purged(struct replica *r); /* tombstones are forgotten with the newest own batch */
 void feed_note(struct replica *r, struct slice frame); /* a NOTE that delivery has just made */
 void feed_send_notes(struct replica *r);               /* all that is noted, anew */
 
 /* upload.c: merging what only the follower has (protocol 8). At the primary: */
 void upload_frame(struct replica *r, struct slice payload);
 bool upload_reply(struct replica *r, struct store_reply *reply);
+void upload_epoch_over(struct replica *r);
 void upload_merged(struct replica *r); /* what was merged may be durable and committed now */
 /* At the follower: */
 void upload_more(struct replica *r);                            /* begins, or goes on */

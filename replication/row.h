@@ -78,9 +78,10 @@ enum notify_flags {
 /* What keeps it from being sent. */
 enum held_flags {
     HELD_OPERATOR = 1,
-    HELD_IN_DOUBT = 2,  /* policy `hold`: it may have been sent; an operator decides (section 9) */
-    HELD_OWN_DOUBT = 4, /* with it: an attempt of this store's own, which never knew its outcome: no
-                           other store has one, whatever it knows of attempts of its own */
+    HELD_IN_DOUBT = 2, /* policy `hold`: it may have been sent; an operator decides (section 9) */
+    HELD_OWN_DOUBT =
+        4, /* with it: an attempt that a node made while it was alone, and whose outcome
+              it never knew: no other has it, whatever it knows of attempts of its own */
     HELD_DOUBT = HELD_IN_DOUBT | HELD_OWN_DOUBT
 };
 /* Section 9. Of two copies the higher one is the more careful. */

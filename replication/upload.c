@@ -3,11 +3,12 @@
  * One piece at a time: UNMERGED -> SR_MERGE -> durable, and committed as the mode asks -> MERGED ->
  * the follower unmarks those rows, then sends the next piece; the last one is empty (PE_MERGED).
  *
- * Operator state is told twice. While a row is marked at the follower, the more restrictive of both
- * values stays there; the primary's row that came of the merge may reach it before it unmarks its
- * own, or, changed by an operator since, only as a newer one that tells nothing of the merge. Once
- * the next piece has come, the marks of this one are gone: the primary's rows of the same keys get
- * new numbers, and count. */
+ * What the stricter of both decides (operator state; a recipient's hold, and its doubt) is told
+ * twice. While such a row is marked at the follower, the more restrictive value stays there; the
+ * primary's row that came of the merge may reach it before it unmarks its own, or, changed by an
+ * operator since, only as a newer one that tells nothing of the merge. Once the next piece has
+ * come, on this link or the next one, the marks of this one are gone, or come again with it: the
+ * primary's rows of the same keys get new numbers, and count. */
 #include <assert.h>
 
 #include "node/base/protocol.h"
@@ -35,43 +36,69 @@ static void raise_notes(struct replica *r, struct slice rows)
         feed_send_notes(r);
 }
 
-/* What is uploaded, with the operator state of the piece before it: without a value and older than
- * anything, such a row loses against the primary's in every merge, which gives that a new number.
- * *n counts both. */
-static struct shared *with_told_again(struct feed *d, struct slice rows, uint32_t *n)
+/* The key of a row that is to be told again, as a row that loses against the primary's in every
+ * merge, which gives that one a new number. False: it needs not be. */
+static bool loses(struct row *row)
 {
+    struct pos never = {0, 0};
+    if (row->type == ROW_OPSTATE) {
+        row->opstate.value = (struct slice){NULL, 0};
+        row->opstate.pos = never;
+        return true;
+    }
+    struct row_recipient *p = &row->recipient;
+    if (row->type != ROW_RECIPIENT || rcpt_terminal(p->state) || !(p->held || p->in_doubt))
+        return false;
+    p->state = RCPT_QUARANTINED;
+    p->pos = never;
+    p->held = p->in_doubt = 0;
+    p->attempts = 0;
+    return true;
+}
+
+static void forget_told(struct primary *p)
+{
+    shared_unref(p->told_again);
+    p->told_again = NULL;
+}
+
+/* What is uploaded, with what has to be told again of the piece before it. *n counts both. */
+static struct shared *with_told_again(struct replica *r, struct slice rows, uint32_t *n)
+{
+    struct primary *p = &r->p;
     struct buf all, keys;
     buf_init(&all, FRAME_MAX);
     buf_init(&keys, FRAME_MAX);
-    struct wire_reader x = wire_read(d->told_again ? slice_of(d->told_again->data, d->told_again->n)
+    struct wire_reader x = wire_read(p->told_again ? slice_of(p->told_again->data, p->told_again->n)
                                                    : (struct slice){NULL, 0});
-    bool ok = buf_append_slice(&all, rows);
+    bool ok = buf_append_slice(&all, rows) && buf_append(&all, x.p, x.n);
     struct row row;
     for (; ok && x.n; ++*n) {
         (void)wire_get_u8(&x);
         ok = row_decode(&x, &row);
     }
-    if (d->told_again)
-        ok = ok && buf_append(&all, d->told_again->data, d->told_again->n);
-    shared_unref(d->told_again);
-    d->told_again = NULL;
+    forget_told(p);
     x = wire_read(rows);
     while (ok && x.n) {
-        uint8_t class = wire_get_u8(&x);
+        (void)wire_get_u8(&x);
         if (!row_decode(&x, &row))
             break; /* the merge will say so */
-        if (row.type != ROW_OPSTATE)
-            continue;
-        row.opstate.value = (struct slice){NULL, 0};
-        row.opstate.pos = (struct pos){0, 0};
-        ok = wire_put_u8(&keys, class) && row_encode(&keys, &row);
+        if (loses(&row))
+            ok = wire_put_u8(&keys, UNMERGED_QUEUED) && row_encode(&keys, &row);
     }
-    if (ok && keys.len)
-        d->told_again = shared_new(buf_slice(&keys));
+    if (ok && keys.len) {
+        p->told_again = shared_new(buf_slice(&keys));
+        p->told_store = p->feed.store;
+    }
     struct shared *s = ok ? shared_new(buf_slice(&all)) : NULL;
     buf_free(&all);
     buf_free(&keys);
     return s;
+}
+
+void upload_epoch_over(struct replica *r)
+{
+    forget_told(&r->p);
 }
 
 void upload_frame(struct replica *r, struct slice payload)
@@ -86,7 +113,9 @@ void upload_frame(struct replica *r, struct slice payload)
     }
     d->merge_sequence = u.sequence;
     d->merge_last = u.last;
-    if (u.n_rows == 0 && !d->told_again) {
+    if (!store_id_eq(&r->p.told_store, &d->store))
+        forget_told(&r->p);
+    if (u.n_rows == 0 && !r->p.told_again) {
         d->merge_waits = true; /* all before it are committed, or weren't answered yet */
         upload_merged(r);
         return;
@@ -96,7 +125,7 @@ void upload_frame(struct replica *r, struct slice payload)
                               .epoch = r->p.epoch,
                               .committed = {r->p.epoch, r->p.committed},
                               .n_rows = u.n_rows};
-    q.bytes = with_told_again(d, u.rows, &q.n_rows);
+    q.bytes = with_told_again(r, u.rows, &q.n_rows);
     if (!q.bytes) {
         feed_lost(r, "an upload that is too large");
         return;

@@ -89,15 +89,15 @@ static int follow_together(struct storage *s, struct followed *f, unsigned n)
     struct store *store = s->store;
     struct store_meta meta;
     uint64_t cursor = store->cursor;
+    int64_t wall_ms = clock_wall_ms();
     store->ops->get_meta(store, &meta);
     int err = store->ops->begin(store);
     if (err)
         return err;
     for (unsigned i = 0; !err && i < n; i++) {
-        err = apply_follow_rows(store, &f[i].batch, &meta);
+        err = apply_follow_rows(store, &f[i].batch, wall_ms, &meta);
         f[i].answer.meta = meta;
     }
-    meta.written_ms = clock_wall_ms();
     if (!err)
         err = store->ops->set_meta(store, &meta);
     if (!err)

@@ -606,10 +606,9 @@ static int follow_together(struct sim *s, struct node *n, struct item *first)
         struct batch b;
         err = !batch_decode(&r, &b) ? STORE_CORRUPT
               : n->storage.writer   ? STORE_CONFLICT
-                                    : apply_follow_rows(st, &b, &meta);
+                                    : apply_follow_rows(st, &b, node_wall(s, n), &meta);
         i->meta = meta;
     }
-    meta.written_ms = node_wall(s, n);
     if (!err)
         err = st->ops->set_meta(st, &meta);
     if (!err)

@@ -503,7 +503,7 @@ START_TEST(test_promotion_lists_what_is_in_doubt)
     ck_assert(x.in_doubt == DOUBT_YES && !x.held && x.next_ms >= NOW + 30000);
     ck_assert_uint_eq(x.pos.epoch, 6);
     x = recipient(a, MESSAGE_ID(4, 3)); /* noted durably: it waits for an operator */
-    ck_assert(x.in_doubt == DOUBT_YES && x.held == HELD_DOUBT); /* its own attempt */
+    ck_assert(x.in_doubt == DOUBT_YES && x.held == HELD_IN_DOUBT); /* the standby may know more */
     ck_assert_int_eq(recipient(a, MESSAGE_ID(4, 2)).in_doubt, DOUBT_NONE);
     ck_assert_int_eq(recipient(a, MESSAGE_ID(4, 4)).in_doubt, DOUBT_NONE);
     ck_assert_int_eq(recipient(a, MESSAGE_ID(4, 5)).in_doubt, DOUBT_NONE);
@@ -512,6 +512,35 @@ START_TEST(test_promotion_lists_what_is_in_doubt)
     ck_assert(!done); /* nobody sends it before an operator's word */
     own_abort(&own);
     buf_free(&notes);
+}
+END_TEST
+
+/* An attempt that it made while it was alone: no other can settle it, though this node's row was
+ * marked, and gets a new place with the promotion. */
+START_TEST(test_a_promotion_knows_its_own_attempts)
+{
+    for (unsigned marked = 0; marked < 2; marked++) {
+        struct store *s = marked ? a : b;
+        bool done;
+        promote(s, 4, MODE_SOLO);
+        add_message(s, MESSAGE_ID(4, 1), 1, NULL);
+        open_own(s);
+        ck_assert_int_eq(own_note(&own, MESSAGE_ID(4, 1), 0, DOUBT_NOTED, &done), STORE_OK);
+        close_own(NULL);
+        if (marked) {
+            struct row_recipient x = recipient(s, MESSAGE_ID(4, 1));
+            struct row r = support_recipient(MESSAGE_ID(4, 1), 0, RCPT_QUEUED);
+            r.recipient.in_doubt = x.in_doubt;
+            r.recipient.pos = x.pos;
+            ck_assert_int_eq(s->ops->begin(s), STORE_OK);
+            ck_assert_int_eq(s->ops->put(s, &r, UNMERGED_QUEUED), STORE_OK);
+            ck_assert_int_eq(s->ops->commit(s), STORE_OK);
+        }
+        promote(s, 6, MODE_SOLO);
+        struct row_recipient x = recipient(s, MESSAGE_ID(4, 1));
+        ck_assert(x.in_doubt == DOUBT_YES && x.held == HELD_DOUBT);
+        ck_assert_uint_eq(x.pos.epoch, 6);
+    }
 }
 END_TEST
 
@@ -863,6 +892,7 @@ int main(void)
     tcase_add_test(t, test_accepted_twin_supersedes);
     tcase_add_test(t, test_twin_accepted_after_the_merge_supersedes);
     tcase_add_test(t, test_promotion_lists_what_is_in_doubt);
+    tcase_add_test(t, test_a_promotion_knows_its_own_attempts);
     tcase_add_test(t, test_what_was_in_doubt_is_listed_anew);
     tcase_add_test(t, test_promotion_takes_what_is_unmerged);
     tcase_add_test(t, test_a_merged_doubt_outlives_an_outcome);

@@ -1007,6 +1007,29 @@ START_TEST(test_away_for_long_but_nothing_was_purged)
 }
 END_TEST
 
+/* It has begun to catch up when the purge comes, and hasn't heard of what was finished: a copy after
+ * all, and not only because it was on that link. */
+START_TEST(test_a_purge_ends_a_late_catch_up)
+{
+    uint64_t finished = away_without_changes(28);
+    struct store_id before = world_store_id(&w, B);
+    w.node[A].reads_stalled = true;
+    world_start(&w, B);
+    world_follow(&w, B, 2);
+    world_run(&w, 200);
+    ck_assert_uint_eq(world_count(&w, A, PE_ATTACHED), 2);
+    world_say(&w, A, "purge", "9999999999999");
+    world_run(&w, 40);
+    w.node[A].reads_stalled = false;
+    world_run(&w, 3000);
+    ck_assert(!world_has(&w, A, finished) && !world_has(&w, B, finished));
+    ck_assert(world_equal(&w));
+    struct store_id after = world_store_id(&w, B);
+    ck_assert(!store_id_eq(&before, &after));
+    world_free(&w);
+}
+END_TEST
+
 /* It may be taken over with at that moment: the store isn't emptied before the pair core says so,
  * nor when the link on which it was planned is gone. */
 START_TEST(test_a_store_is_emptied_when_it_may_be)
@@ -1180,6 +1203,7 @@ int main(void)
     tcase_add_test(t, test_rejoin_survives_a_broken_link);
     tcase_add_test(t, test_away_for_too_long_without_changes_gets_a_copy);
     tcase_add_test(t, test_away_for_long_but_nothing_was_purged);
+    tcase_add_test(t, test_a_purge_ends_a_late_catch_up);
     tcase_add_test(t, test_a_store_is_emptied_when_it_may_be);
     tcase_add_test(t, test_a_newer_word_while_the_older_is_uploaded);
     tcase_add_test(t, test_a_cloned_store_gets_its_own_id);
