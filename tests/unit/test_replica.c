@@ -1007,8 +1007,8 @@ START_TEST(test_away_for_long_but_nothing_was_purged)
 }
 END_TEST
 
-/* It has begun to catch up when the purge comes, and hasn't heard of what was finished: a copy after
- * all, and not only because it was on that link. */
+/* It has begun to catch up when the purge comes, and hasn't heard of what was finished: a copy
+ * after all, and not only because it was on that link. */
 START_TEST(test_a_purge_ends_a_late_catch_up)
 {
     uint64_t finished = away_without_changes(28);
