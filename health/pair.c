@@ -342,9 +342,8 @@ static void on_empty(struct pair *p, const struct pair_event *ev)
 static void let_empty(struct pair *p)
 {
     bool wanted = p->force_wanted || p->failover_wanted || p->alone_wanted;
-    if (!p->empty_asked || p->empty_asked == p->empty_granted ||
-        BATON_MUTANT(EMPTIED_WHILE_CLAIMED, false,
-                     p->phase != PH_FOLLOW || p->change != CH_NONE || wanted))
+    if (!p->empty_asked || p->empty_asked == p->empty_granted || p->phase != PH_FOLLOW ||
+        p->change != CH_NONE || wanted)
         return;
     p->empty_granted = p->empty_asked;
     p->emptying = true;

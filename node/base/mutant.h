@@ -51,8 +51,7 @@
     X(NEWEST_PAUSE_WINS, "22", "of two operators' words the newer wins in a merge")                \
     X(OWN_SILENCE, "24", "a node that was frozen counts the time as the other's silence")          \
     X(ANY_CLOCK_EXPIRES, "27", "mail expires by a clock that is apart from the other's")           \
-    X(EPOCH_USED_AGAIN, "31", "without an arbiter an epoch is taken that the other has used")      \
-    X(EMPTIED_WHILE_CLAIMED, "-", "a store is emptied for a copy while it is taken over with")
+    X(EPOCH_USED_AGAIN, "31", "without an arbiter an epoch is taken that the other has used")
 
 enum baton_mutant {
     MUTANT_NONE,

@@ -36,7 +36,6 @@ static const struct {
     [MUTANT_NEWEST_PAUSE_WINS] = {.seed = 885},
     [MUTANT_OWN_LEASE] = {.seed = 1876},
     [MUTANT_EPOCH_USED_AGAIN] = {373, {.none = true, .harsh = true}},
-    [MUTANT_EMPTIED_WHILE_CLAIMED] = {.seed = 8229},
     [MUTANT_UNMERGED_KEEP_LSN] = {1, {.with_force = true}},
     [MUTANT_SOLO_IS_QUARANTINED] = {1, {.with_force = true}},
     [MUTANT_FORCE_FORGOTTEN] = {1, {.with_force = true}},

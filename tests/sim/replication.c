@@ -3,7 +3,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
-#include "sim/sim.h"
+#include "sim/harm.h"
 
 enum { TICK_MS = 50 };
 
@@ -111,6 +111,8 @@ static void on_replica(void *ctx, const struct replica_effect *fx)
         node_mail(s, n, TO_RELAY, epoch_over_arrives);
         break;
     case RX_REPORT:
+        if (fx->report.type == PE_EMPTY && fx->report.flag)
+            harm_at_wipe(s, n); /* health hears of it before it hears the question */
         if (fx->report.type == PE_ATTACHED)
             rules_attached(s, n, &fx->report.follower);
         report(s, n, &fx->report);

@@ -9,6 +9,7 @@ enum {
     REST_S = 75,         /* bound of the time without faults, beside the quarantine: retries,
                             take-overs, a take-back that was put off, full copies */
     SERVE_S = 15,        /* by then some node serves (invariant 9) */
+    STOP_S = 30,         /* longer, where a node was being stopped: it finishes that, and starts */
     ORDER_S = 30,        /* longer, where it takes an operator's order: an earlier one that can't be
                             carried out is given up after 20 s first */
     EVENTS_MAX = 6000000 /* a run with more goes round in circles */
@@ -82,6 +83,9 @@ static unsigned draw_out(struct sim *s)
                                    s->witness.voter.voting};
     if (out == NOBODY || s->books.forced)
         return NOBODY;
+    for (unsigned i = 0; i < s->books.n_accepts; i++)
+        if (s->books.accepts[i].record.forced) /* nobody knows yet, and it may come to count */
+            return NOBODY;
     if (s->etcd) /* which has to be one of the two */
         return out != WITNESS && etcd_spare(s) && books_spare(s, out) ? out : NOBODY;
     for (unsigned i = 0; i < PROCESSES; i++)
@@ -117,12 +121,13 @@ static void come_back(struct sim *s)
 static void settle(struct sim *s)
 {
     char why[400] = "";
+    bool stopping = s->node[0].stopping || s->node[1].stopping;
     uint64_t began = s->now, bound = began + REST_S * SEC + s->plan.quarantine_ms * MS;
     while (!s->failed && s->now < bound) {
         run_until(s, s->now + 100 * MS);
         if (s->failed || books_settled_down(s, why, sizeof why))
             return;
-        uint64_t serve_s = operator_needed(s) ? SERVE_S + ORDER_S : SERVE_S;
+        uint64_t serve_s = SERVE_S + (operator_needed(s) ? ORDER_S : 0) + (stopping ? STOP_S : 0);
         if (s->now > began + serve_s * SEC && strncmp(why, "9: nobody", 9) == 0)
             break;
     }

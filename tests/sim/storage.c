@@ -853,8 +853,6 @@ static void start_request(struct sim *s, struct node *n)
         return;
     }
     struct item *i = pop(m);
-    if (i->req.type == SR_WIPE)
-        harm_at_wipe(s, n);
     if (i->req.type == SR_COMMITTED) {
         if (pos_cmp(i->req.committed, m->committed) > 0)
             m->committed = i->req.committed;
