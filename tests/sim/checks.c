@@ -91,7 +91,10 @@ static void choose(struct sim *s, unsigned i)
             if (was->record.tag != a->record.tag)
                 TRACE(s, "record", "is %s", record_text(text, &a->record));
             b->chosen = (int)i;
-        } else if (!s->none && a->record.version > was->record.version) {
+        } else if (s->none) {
+            none_accepted(s,
+                          &a->record); /* the one that is left behind went on by judgement, too */
+        } else if (a->record.version > was->record.version) {
             sim_fail(s, "2", "the register decided twice: %s", record_text(text, &a->record));
         }
     }

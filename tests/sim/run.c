@@ -86,6 +86,10 @@ static unsigned draw_out(struct sim *s)
     for (unsigned i = 0; i < s->books.n_accepts; i++)
         if (s->books.accepts[i].record.forced) /* nobody knows yet, and it may come to count */
             return NOBODY;
+    const struct record *p;
+    for (unsigned i = 0; (p = etcd_pending(s, i)); i++)
+        if (p->forced)
+            return NOBODY;
     if (s->etcd) /* which has to be one of the two */
         return out != WITNESS && etcd_spare(s) && books_spare(s, out) ? out : NOBODY;
     for (unsigned i = 0; i < PROCESSES; i++)
