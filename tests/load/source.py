@@ -202,6 +202,9 @@ class Source:
         for t in tasks:
             t.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        # The loop's end gives the signal its default meaning back, and it may come just then.
+        loop.remove_signal_handler(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         crash = [t.exception() for t in tasks if not t.cancelled() and t.exception()]
         print(json.dumps({
             "made": self.made, "accepted": self.accepted, "unanswered": self.unanswered,
