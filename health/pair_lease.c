@@ -188,6 +188,8 @@ void pair_on_heartbeat(struct pair *p, const struct pair_event *ev)
         p->want_read = true;
     if (other_mode && h->mode == PAIR_SOLO)
         p->heard_alone = true;
+    else if (h->serving && h->epoch == p->rec.epoch && !other_mode)
+        p->heard_alone = false; /* it hadn't heard yet of what is read here */
     if (h->ask_handover && h->ask_handover != p->ask_seen) {
         p->ask_seen = h->ask_handover;
         if (p->phase == PH_PAIRED)

@@ -31,6 +31,7 @@ void feed_lost(struct replica *r, const char *why)
         return;
     bool attached = d->state >= FEED_READING;
     uint64_t link = d->link;
+    shared_unref(d->merging);
     *d = (struct feed){.state = FEED_NONE};
     if (why)
         replica_close_link(r, link, why);

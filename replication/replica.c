@@ -47,6 +47,7 @@ void replica_free(struct replica *r)
     ring_clear(&r->p.ring);
     notes_clear(&r->notes);
     upload_epoch_over(r);
+    shared_unref(r->p.feed.merging);
     shared_unref(r->f.uploading);
     shared_unref(r->verify.own);
     buf_free(&r->verify.rows);
@@ -311,6 +312,7 @@ static void on_notes(struct replica *r, struct slice payload)
     p->note_number = f.number;
     r->noted_in = p->epoch;
     feed_note(r, payload);
+    upload_noted(r);
     commit_update(r);
 }
 

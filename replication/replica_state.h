@@ -50,6 +50,7 @@ struct feed {
     uint64_t merge_sequence; /* last UNMERGED that came */
     uint64_t merge_cookie;   /* SR_MERGE under way; 0: none */
     uint64_t merge_lsn;      /* the rows of the last merge are at or below */
+    struct shared *merging;  /* its rows; NULL: none */
     bool merge_waits;        /* for that lsn to be committed */
     bool merge_last, merged;
 };
@@ -206,6 +207,7 @@ void feed_send_notes(struct replica *r);               /* all that is noted, ane
 /* upload.c: merging what only the follower has (protocol 8). At the primary: */
 void upload_frame(struct replica *r, struct slice payload);
 bool upload_reply(struct replica *r, struct store_reply *reply);
+void upload_noted(struct replica *r); /* a note was made, maybe while a merge is under way */
 void upload_epoch_over(struct replica *r);
 void upload_merged(struct replica *r); /* what was merged may be durable and committed now */
 /* At the follower: */

@@ -96,6 +96,13 @@ static struct shared *with_told_again(struct replica *r, struct slice rows, uint
     return s;
 }
 
+void upload_noted(struct replica *r)
+{
+    const struct shared *m = r->p.feed.merging;
+    if (m)
+        raise_notes(r, slice_of(m->data, m->n));
+}
+
 void upload_epoch_over(struct replica *r)
 {
     forget_told(&r->p);
@@ -130,6 +137,7 @@ void upload_frame(struct replica *r, struct slice payload)
         feed_lost(r, "an upload that is too large");
         return;
     }
+    d->merging = shared_ref(q.bytes);
     d->merge_cookie = replica_store(r, &q);
 }
 
@@ -161,6 +169,8 @@ bool upload_reply(struct replica *r, struct store_reply *reply)
     if (reply->type != SR_MERGE || reply->cookie != d->merge_cookie)
         return false;
     d->merge_cookie = 0;
+    shared_unref(d->merging);
+    d->merging = NULL;
     if (reply->err) {
         replica_log(r, false, "rows of the standby can't be merged (error %d)", reply->err);
         feed_lost(r, "the primary can't merge what was uploaded");

@@ -460,7 +460,11 @@ bool books_settled_down(struct sim *s, char *why, size_t n)
 {
     unsigned who = 0, open = 0;
     if (!serving(s, &who)) {
-        snprintf(why, n, "9: nobody serves, or both do");
+        struct pair_view v[NODES] = {{.why = "down"}, {.why = "down"}};
+        for (unsigned i = 0; i < NODES; i++)
+            if (s->node[i].up)
+                pair_view(s->node[i].pair, node_now(s, &s->node[i]), &v[i]);
+        snprintf(why, n, "9: nobody serves, or both do (a: %.100s; b: %.100s)", v[0].why, v[1].why);
         return false;
     }
     if (!clients_done(s)) {

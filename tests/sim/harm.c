@@ -271,7 +271,8 @@ void harm_witness_backup(struct sim *s)
     w->voter = w->backup;
     w->has_voter = true;
     w->backup.record.version = 0;
-    sim_at(s, s->now + ms(s, 10, 4000), NOBODY, harm_witness_back);
+    /* A restore outlasts any datagram that is on its way to what it forgets. */
+    sim_at(s, s->now + ms(s, 3000, 7000), NOBODY, harm_witness_back);
 }
 
 void harm_witness_down(struct sim *s)

@@ -188,10 +188,9 @@ static void print_sum(const struct shared_state *sh, double took)
            c->doubled_in_doubt, c->doubled_reply_lost, c->doubled_restart,
            c->doubled_two_crashes + c->doubled_note_lost, c->doubled_forced, c->doubled_lost_store,
            c->in_doubt, c->quarantined, c->superseded);
-    printf(
-        "lost: 0; excused that a store named by the record hadn't them, while another had: %" PRIu64
-        " left behind by a forced takeover, %" PRIu64 " on a store that had lost its end\n",
-        c->away_forced, c->away_lost);
+    printf("excused that a store named by the record hadn't them, while another had: %" PRIu64
+           " left behind by a forced takeover, %" PRIu64 " on a store that had lost its end\n",
+           c->away_forced, c->away_lost);
     printf("damaged bodies: %" PRIu64 " mended from the other copy, %" PRIu64
            " held as neither was right; both stores compared %" PRIu64 " times\n",
            c->mended, c->damaged_held, c->compared);
