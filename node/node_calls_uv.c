@@ -131,6 +131,15 @@ static void relay_opstate(struct node *n, struct slice key, struct slice value)
     leave(n);
 }
 
+static void storage_merged(void *ctx, struct pos end)
+{
+    struct node *n = ctx;
+    if (!enter(n))
+        return;
+    node_post(n, MAIL_MERGED, &(struct node_mail){.merged = end});
+    leave(n);
+}
+
 static void storage_opstate(void *ctx, struct slice key, struct slice value)
 {
     struct node *n = ctx;
@@ -420,7 +429,8 @@ struct storage_hooks node_storage_hooks(struct node *n)
                                   .reply = storage_reply,
                                   .changed = storage_changed,
                                   .failed = storage_failed,
-                                  .opstate = storage_opstate};
+                                  .opstate = storage_opstate,
+                                  .merged = storage_merged};
 }
 
 struct replication_hooks node_replication_hooks(struct node *n)

@@ -18,6 +18,7 @@ enum node_mail_type {
     MAIL_RELOAD,
     MAIL_OPSTATE,
     MAIL_MENDED,
+    MAIL_MERGED,
 };
 
 struct node_mail {
@@ -38,6 +39,7 @@ struct node_mail {
             char *bytes; /* owned: the key, then the value */
             size_t n_key, n_value;
         } opstate;
+        struct pos merged;
         struct {
             uint32_t epoch;
             uint64_t committed, settled, noted;

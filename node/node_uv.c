@@ -265,6 +265,9 @@ static void on_mail(void *ctx, struct mail *mail)
                         : m->mended.how == VERIFY_AWAY  ? MEND_LATER
                                                         : MEND_RETRY);
         break;
+    case MAIL_MERGED:
+        queue_merged(n->queue, m->merged);
+        break;
     case MAIL_OPSTATE:
         delivery_opstate(n->delivery, slice_of(m->opstate.bytes, m->opstate.n_key),
                          slice_of(m->opstate.bytes + m->opstate.n_key, m->opstate.n_value));

@@ -54,7 +54,8 @@ struct queue {
     uint64_t outcome_delay_ms, retention_ms;
     uint32_t epoch; /* 0: not serving */
     uint64_t sequence, committed, settled;
-    bool caught_up; /* what was here before this epoch is committed in it */
+    uint64_t merged; /* rows up to here came by a merge, and aren't committed yet; 0: none */
+    bool caught_up;  /* what was here before this epoch is committed in it */
     bool releasing, keeps_tombstones;
     uint64_t ahead_ms;    /* no schedule of ours puts anything further ahead */
     int64_t wall_less_ms; /* wall clock less the one that only runs on, at the last look */
@@ -429,9 +430,22 @@ void queue_watermark(struct queue *q, uint32_t epoch, uint64_t committed, uint64
     bool fresh = !q->caught_up;
     release(q, &q->to_commit, q->committed);
     release(q, &q->to_settle, q->settled);
-    /* What lay here before the epoch may have become committed only now. */
-    if (fresh && rose)
+    bool merged = q->merged && q->committed >= q->merged;
+    if (merged)
+        q->merged = 0;
+    /* What lay here before the epoch, or was merged, may have become committed only now. */
+    if ((fresh && rose) || merged)
         scan(q);
+}
+
+void queue_merged(struct queue *q, struct pos end)
+{
+    if (!q->epoch || end.epoch != q->epoch)
+        return;
+    if (end.lsn <= q->committed)
+        scan(q);
+    else if (end.lsn > q->merged)
+        q->merged = end.lsn;
 }
 
 /* --- roles and timers --- */
@@ -490,7 +504,7 @@ void queue_serve(struct queue *q, uint32_t epoch)
         queue_epoch_over(q);
     q->epoch = epoch;
     q->sequence = 0;
-    q->committed = q->settled = 0;
+    q->committed = q->settled = q->merged = 0;
     q->caught_up = false;
     q->wall_less_ms = wall_less_boot_ms();
     redate(q);

@@ -34,6 +34,8 @@ void queue_serve(struct queue *q, uint32_t epoch);
 void queue_let_purge(struct queue *q, bool may);
 void queue_epoch_over(struct queue *q);
 void queue_watermark(struct queue *q, uint32_t epoch, uint64_t committed, uint64_t settled);
+/* What the storage thread has merged up to there is looked at once it is committed. */
+void queue_merged(struct queue *q, struct pos end);
 uint32_t queue_epoch(const struct queue *q); /* 0: not serving */
 uint64_t queue_next_id(struct queue *q);     /* MESSAGE_ID(epoch, sequence) */
 

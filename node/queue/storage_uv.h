@@ -23,6 +23,8 @@ struct storage_hooks {
     /* The opstate row was written or replicated (also each one at open). An empty key: all of it is
      * gone, with the rest of the store. */
     void (*opstate)(void *ctx, struct slice key, struct slice value);
+    /* Rows of the follower were merged, up to here: mail may be due among them. */
+    void (*merged)(void *ctx, struct pos end);
 };
 
 /* Opens (or creates) and checks the store; refuses another cluster's, a newer schema's, one in use

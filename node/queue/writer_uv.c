@@ -445,5 +445,9 @@ int writer_merge(struct storage *s, const struct store_request *r)
             err = STORE_IO;
     }
     s->twins_stale = true;
+    struct store_meta meta;
+    s->store->ops->get_meta(s->store, &meta);
+    if (!err)
+        s->hooks.merged(s->hooks.ctx, meta.end);
     return err;
 }

@@ -22,6 +22,8 @@ static void on_batch(void *ctx, const struct own_batch *b)
     (void)ctx;
     (void)b;
 }
+static void on_merged(void *ctx, struct pos end) {}
+
 static void on_durable(void *ctx, struct pos end)
 {
     (void)ctx;
@@ -136,7 +138,7 @@ int main(int argc, char **argv)
     if (!storage)
         return fprintf(stderr, "%s\n", err), 1;
     struct storage_hooks h = {NULL,       on_batch,  on_durable, on_reply,
-                              on_changed, on_failed, on_opstate};
+                              on_changed, on_failed, on_opstate, on_merged};
     storage_start(storage, &h);
     storage_request(storage,
                     &(struct store_request){.type = SR_PROMOTE, .epoch = 4, .mode = MODE_SOLO});

@@ -20,6 +20,8 @@ static void on_batch(void *ctx, const struct own_batch *b)
     pthread_mutex_unlock(&r->lock);
 }
 
+static void on_merged(void *ctx, struct pos end) {}
+
 static void on_durable(void *ctx, struct pos end)
 {
     struct rig *r = ctx;
@@ -88,7 +90,8 @@ void rig_start(struct rig *r, const char *path)
                               .reply = on_reply,
                               .changed = on_changed,
                               .failed = on_failed,
-                              .opstate = on_opstate};
+                              .opstate = on_opstate,
+                              .merged = on_merged};
     storage_start(r->storage, &h);
 }
 

@@ -54,6 +54,8 @@ static void post(struct pos p)
 }
 
 static void on_batch(void *ctx, const struct own_batch *b) {}
+static void on_merged(void *ctx, struct pos end) {}
+
 static void on_durable(void *ctx, struct pos end)
 {
     post(end);
@@ -107,7 +109,8 @@ static void start_node(void)
                                                .reply = on_reply,
                                                .changed = on_changed,
                                                .failed = on_failed,
-                                               .opstate = on_opstate};
+                                               .opstate = on_opstate,
+                                               .merged = on_merged};
     char err[300];
     struct store_meta meta;
     bool virgin;

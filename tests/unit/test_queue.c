@@ -28,6 +28,8 @@ static void on_batch(void *ctx, const struct own_batch *b)
     (void)ctx;
     (void)b;
 }
+static void on_merged(void *ctx, struct pos end) {}
+
 static void on_durable(void *ctx, struct pos end)
 {
     (void)ctx;
@@ -114,7 +116,7 @@ static void set_up(void)
     storage = storage_open(&config, &meta, &virgin, err, sizeof err);
     ck_assert_msg(storage && virgin, "%s", err);
     struct storage_hooks h = {NULL,       on_batch,  on_durable, on_reply,
-                              on_changed, on_failed, on_opstate};
+                              on_changed, on_failed, on_opstate, on_merged};
     storage_start(storage, &h);
     queue = queue_new(&loop, storage, NULL, &config);
     queue_on_new(queue, on_fresh, NULL);
@@ -236,6 +238,28 @@ START_TEST(test_end_of_the_epoch)
 }
 END_TEST
 
+/* What a rejoining node brought is looked at as soon as it is committed, not a minute later. */
+START_TEST(test_what_was_merged_is_looked_at)
+{
+    serve(4);
+    add(0);
+    UNTIL(durable == 2);
+    queue_watermark(queue, 4, 5, 5);
+    UNTIL(n_done == 1); /* nothing of before this epoch is left to look for */
+    unsigned before = n_scans;
+    queue_merged(queue, (struct pos){2, 9}); /* of another epoch */
+    queue_merged(queue, (struct pos){4, 9});
+    queue_watermark(queue, 4, 8, 8);
+    ck_assert_uint_eq(n_scans, before);
+    queue_watermark(queue, 4, 9, 8);
+    ck_assert_uint_eq(n_scans, before + 1);
+    queue_watermark(queue, 4, 12, 12);
+    ck_assert_uint_eq(n_scans, before + 1);
+    queue_merged(queue, (struct pos){4, 11});
+    ck_assert_uint_eq(n_scans, before + 2);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("queue");
@@ -245,6 +269,7 @@ int main(void)
     tcase_add_test(t, test_done_waits_for_the_watermark);
     tcase_add_test(t, test_outcomes_wait_until_settled);
     tcase_add_test(t, test_end_of_the_epoch);
+    tcase_add_test(t, test_what_was_merged_is_looked_at);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);
