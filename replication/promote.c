@@ -80,7 +80,9 @@ static int renumber_row(struct store *s, const struct store_meta *meta, const st
     if (row.type == ROW_RECIPIENT) {
         err = judge_recipient(s, &row.recipient, mark, wall_ms, quarantine_ms);
         if (row.recipient.in_doubt == DOUBT_NOTED && own_attempt(meta, row_pos(&row), epoch))
-            row.recipient.held |= HELD_OWN_DOUBT; /* doubt_row() sets the rest */
+            row.recipient.held |= HELD_OWN_DOUBT;
+        if (row.recipient.state == RCPT_QUARANTINED)
+            apply_orphan_note(&row.recipient); /* each_noted() finds what is queued */
     }
     row_set_pos(&row, BATON_MUTANT(UNMERGED_KEEP_LSN, row_pos(&row), ((struct pos){epoch, *next})));
     if (!err)
@@ -155,7 +157,7 @@ static int renumber(struct store *s, const struct store_meta *meta, const struct
 
 bool apply_orphan_note(struct row_recipient *p)
 {
-    if (p->state != RCPT_QUEUED || p->in_doubt != DOUBT_NOTED)
+    if (rcpt_terminal(p->state) || p->in_doubt != DOUBT_NOTED)
         return false;
     p->in_doubt = DOUBT_YES;
     p->held |= HELD_IN_DOUBT;

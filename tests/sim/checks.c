@@ -525,7 +525,7 @@ static void check_end(struct sim *s, const struct store *st, struct copy *c)
         const struct rcpt_book *k = &c->rcpt[i];
         if (!x)
             sim_fail(s, "7", "acknowledged %llx/%u is lost", ID(c->id), i);
-        else if (c->hold && x->state == RCPT_QUEUED && x->held & HELD_IN_DOUBT)
+        else if (c->hold && !rcpt_terminal(x->state) && x->held & HELD_IN_DOUBT)
             continue;
         else if (c->was_away && !c->bounce && x->state == RCPT_SUPERSEDED && has_twin(s, st, c, i))
             continue;

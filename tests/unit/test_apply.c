@@ -544,6 +544,34 @@ START_TEST(test_a_promotion_knows_its_own_attempts)
 }
 END_TEST
 
+/* Its sender has no 250, as far as the primary knows, and a receiver may have it: the quarantine
+ * ends by itself, the doubt doesn't. */
+START_TEST(test_rejoin_quarantined_and_in_doubt)
+{
+    for (unsigned promoted = 0; promoted < 2; promoted++) {
+        bool done;
+        if (promoted) {
+            tear_down();
+            set_up();
+        }
+        diverge();
+        open_own(a);
+        ck_assert_int_eq(own_note(&own, MESSAGE_ID(4, 2), 0, DOUBT_NOTED, &done), STORE_OK);
+        close_own(NULL);
+        promote(b, 5, MODE_SOLO);
+        adopt(a, b);
+        struct store *s = promoted ? a : b;
+        if (promoted)
+            promote(a, 6, MODE_SOLO);
+        else
+            merge_all(a, b);
+        struct row_recipient x = recipient(s, MESSAGE_ID(4, 2));
+        ck_assert_int_eq(x.state, RCPT_QUARANTINED);
+        ck_assert(x.in_doubt == DOUBT_YES && x.held & HELD_IN_DOUBT);
+    }
+}
+END_TEST
+
 /* What was in doubt once and goes out again is noted again: the next takeover lists it anew. */
 START_TEST(test_what_was_in_doubt_is_listed_anew)
 {
@@ -884,6 +912,7 @@ int main(void)
     tcase_add_test(t, test_a_broken_catch_up_leaves_nothing_unmerged);
     tcase_add_test(t, test_promotion);
     tcase_add_test(t, test_rejoin_uncommitted_is_quarantined);
+    tcase_add_test(t, test_rejoin_quarantined_and_in_doubt);
     tcase_add_test(t, test_rejoin_leaves_alone_what_is_live);
     tcase_add_test(t, test_rejoin_solo_mail_is_queued);
     tcase_add_test(t, test_rejoin_committed_is_queued);
