@@ -355,6 +355,9 @@ static void watch_recipient(struct sim *s, const struct node *n, const struct ro
     if (c->acked && !c->was_away && (x->state == RCPT_QUARANTINED || x->state == RCPT_SUPERSEDED))
         sim_fail(s, "1", "acknowledged %llx/%u becomes %s on the store of %s", ID(x->id), x->index,
                  rcpt_state_name(x->state), who);
+    if ((x->state == RCPT_QUARANTINED || x->state == RCPT_SUPERSEDED) &&
+        (!was || was->state != x->state))
+        TRACE(s, who, "%llx/%u becomes %s", ID(x->id), x->index, rcpt_state_name(x->state));
     s->count.quarantined += x->state == RCPT_QUARANTINED;
     s->count.superseded += x->state == RCPT_SUPERSEDED;
 }

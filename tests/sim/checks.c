@@ -512,6 +512,7 @@ static bool has_twin(const struct sim *s, const struct store *st, const struct c
         const struct row_recipient *x = store_memory_recipient(st, t->id, i);
         if (t->id != c->id && !t->bounce && t->message == c->message && x &&
             (x->state == RCPT_DELIVERED ? t->rcpt[i].accepted
+             : x->state == RCPT_QUEUED  ? t->hold && x->held & HELD_IN_DOUBT
                                         : x->state == RCPT_FAILED || x->state == RCPT_EXPIRED))
             return true;
     }
