@@ -130,6 +130,15 @@ void books_accepted(struct sim *s, unsigned voter, struct ballot ballot, const s
         choose(s, (unsigned)(a - b->accepts));
 }
 
+/* Then the voters, and the other node, may not know of it yet. */
+static bool began_by_force(const struct books *b, uint32_t epoch)
+{
+    for (unsigned i = 0; i < b->n_forces; i++)
+        if (b->force[i].epoch == epoch)
+            return true;
+    return false;
+}
+
 /* A put counts at once. One in the next lineage puts back what somebody had seen: of what was
  * there before, nothing counts but what that node knows, and nobody has acted on the rest. */
 void books_etcd(struct sim *s, struct ballot place, const struct record *r)
@@ -137,7 +146,7 @@ void books_etcd(struct sim *s, struct ballot place, const struct record *r)
     struct books *b = &s->books;
     bool put_back = b->chosen >= 0 && place.counter > b->accepts[b->chosen].ballot.counter;
     for (unsigned i = 0; put_back && i < b->n_owners; i++)
-        if (b->owner[i].epoch > r->epoch)
+        if (b->owner[i].epoch > r->epoch && !began_by_force(b, b->owner[i].epoch))
             sim_fail(s, "2", "etcd is given back epoch %u, and %u was acted upon", r->epoch,
                      b->owner[i].epoch);
     if (put_back) {
