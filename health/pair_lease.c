@@ -186,10 +186,12 @@ void pair_on_heartbeat(struct pair *p, const struct pair_event *ev)
                       h->mode != (record_paired(&p->rec) ? PAIR_PAIRED : PAIR_SOLO);
     if ((h->epoch > p->rec.epoch || other_mode) && (h->serving || h->relinquish_epoch))
         p->want_read = true;
-    if (other_mode && h->mode == PAIR_SOLO)
+    if (other_mode && h->mode == PAIR_SOLO) {
+        p->want_read |= !p->heard_alone; /* it may be what is behind; the voters know */
         p->heard_alone = true;
-    else if (h->serving && h->epoch == p->rec.epoch && !other_mode)
+    } else if (h->serving && h->epoch == p->rec.epoch && !other_mode) {
         p->heard_alone = false; /* it hadn't heard yet of what is read here */
+    }
     if (h->ask_handover && h->ask_handover != p->ask_seen) {
         p->ask_seen = h->ask_handover;
         if (p->phase == PH_PAIRED)

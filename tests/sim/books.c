@@ -339,9 +339,11 @@ static void watch_recipient(struct sim *s, const struct node *n, const struct ro
     if (x->in_doubt == DOUBT_YES)
         books_find(s, x->id)->rcpt[x->index].listed = true;
     note_known(s, n, was, x);
-    if (was && was->in_doubt == DOUBT_YES && x->in_doubt == DOUBT_NONE && c->let_go &&
+    /* Its doubt and its release may have become durable at once. */
+    bool yes = was && was->in_doubt == DOUBT_YES;
+    if (was && was->in_doubt != DOUBT_NONE && x->in_doubt == DOUBT_NONE && c->let_go &&
         /* Not where it follows, after the next dot perhaps. */
-        ((x->pos.epoch & 1) == n->self || c->rcpt[x->index].dot_at < c->let_go_at))
+        ((yes && (x->pos.epoch & 1) == n->self) || c->rcpt[x->index].dot_at < c->let_go_at))
         books_find(s, x->id)->rcpt[x->index].let_go = c->rcpt[x->index].accepted;
     if (x->state == RCPT_DELIVERED && !c->rcpt[x->index].accepted)
         sim_fail(s, "1", "%llx/%u counts as delivered on %s, and no receiver has it", ID(x->id),
