@@ -322,7 +322,7 @@ static void note_known(struct sim *s, const struct node *n, const struct row_rec
                  was->in_doubt == DOUBT_NONE;
     if (rcpt_terminal(x->state) || (x->in_doubt != DOUBT_NONE && !again))
         k->known_at[n->self] = s->now;
-    else if (!again && !k->accepted)
+    else if (!again && !k->accepted && n->disk.lost_at <= k->known_at[n->self])
         k->known_at[n->self] = 0;
 }
 
