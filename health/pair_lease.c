@@ -187,7 +187,8 @@ void pair_on_heartbeat(struct pair *p, const struct pair_event *ev)
     if ((h->epoch > p->rec.epoch || other_mode) && (h->serving || h->relinquish_epoch))
         p->want_read = true;
     if (other_mode && h->mode == PAIR_SOLO) {
-        p->want_read |= !p->heard_alone; /* it may be what is behind; the voters know */
+        /* It may be the one that is behind. Only without an arbiter anything depends on it. */
+        p->want_read |= p->cfg.none && !p->heard_alone;
         p->heard_alone = true;
     } else if (h->serving && h->epoch == p->rec.epoch && !other_mode) {
         p->heard_alone = false; /* it hadn't heard yet of what is read here */

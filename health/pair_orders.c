@@ -65,8 +65,8 @@ static void on_failover(struct pair *p, bool force)
         pair_op_done(p, false, "this node is the primary already");
     else if (p->emptying)
         pair_op_done(p, false,
-                     "this node's store is being emptied for a full copy from the primary: nothing "
-                     "is left here that could serve");
+                     "this node's store is being emptied for a full copy from the primary; "
+                     "batonctl status tells how that goes");
     else if (!p->store.open || !p->store.fit)
         pair_op_done(p, false, "this node's store can't serve: it is empty, incomplete or damaged");
     else if (force && !p->store.end.epoch)

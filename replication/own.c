@@ -256,19 +256,7 @@ int own_outcome(struct own *o, struct row_recipient *p, bool *write, bool *late)
     return STORE_OK;
 }
 
-struct batch own_batch(const struct own *o, struct pos committed)
-{
-    assert(o->next > o->first);
-    return (struct batch){.epoch = o->epoch,
-                          .first = o->first,
-                          .last = o->next - 1,
-                          .complete = true,
-                          .committed = committed,
-                          .rows = buf_slice(&o->rows),
-                          .n_rows = own_count(o)};
-}
-
-struct own_batch own_handed_over(const struct own *o)
+struct own_batch own_batch(const struct own *o)
 {
     assert(o->next > o->first);
     return (struct own_batch){.epoch = o->epoch,

@@ -172,6 +172,7 @@ bool upload_reply(struct replica *r, struct store_reply *reply)
     shared_unref(d->merging);
     d->merging = NULL;
     if (reply->err) {
+        forget_told(&r->p); /* nothing of it is here to be told again */
         replica_log(r, false, "rows of the standby can't be merged (error %d)", reply->err);
         feed_lost(r, "the primary can't merge what was uploaded");
         return true;

@@ -364,7 +364,7 @@ static enum op_result finish(struct storage *s)
         storage_ended(s, 0, 0);
         return OP_DURABLE;
     }
-    struct own_batch b = own_handed_over(o);
+    struct own_batch b = own_batch(o);
     s->hooks.batch(s->hooks.ctx, &b);
     int err = own_commit(o, s->committed);
     if (err) {
@@ -445,9 +445,10 @@ int writer_merge(struct storage *s, const struct store_request *r)
             err = STORE_IO;
     }
     s->twins_stale = true;
-    struct store_meta meta;
-    s->store->ops->get_meta(s->store, &meta);
-    if (!err)
+    if (!err) {
+        struct store_meta meta;
+        s->store->ops->get_meta(s->store, &meta);
         s->hooks.merged(s->hooks.ctx, meta.end);
+    }
     return err;
 }

@@ -51,6 +51,7 @@ static struct world {
     unsigned follower_of[2];
     bool none;           /* arbiter = none, from the next boot() on */
     unsigned changes[2]; /* of the record, asked for */
+    unsigned reads[2];
     unsigned unasked[2];
     uint64_t may_empty[2]; /* the newest PX_EMPTY */
     /* An arbiter that holds nothing until somebody writes back what it has seen. */
@@ -122,6 +123,7 @@ static inline void on_fx(void *ctx, const struct pair_effect *fx)
     case PX_READ:
     case PX_CHANGE:
         w.changes[i] += fx->type == PX_CHANGE;
+        w.reads[i] += fx->type == PX_READ;
         push(w.now + 10 * MS, (struct due){.node = i,
                                            .kind = fx->type == PX_READ ? DUE_READ : DUE_CHANGE,
                                            .fx = *fx});

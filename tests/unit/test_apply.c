@@ -56,10 +56,17 @@ static void put(struct row r)
 /* Commits what is open; what goes to the follower in out, which may be NULL. */
 static void close_own(struct buf *out)
 {
-    struct batch x = own_batch(&own, (struct pos){0, 0});
     if (out) {
+        struct own_batch done = own_batch(&own);
+        struct batch x = {.epoch = done.epoch,
+                          .first = done.first,
+                          .last = done.last,
+                          .complete = true,
+                          .rows = slice_of(done.rows->data, done.rows->n),
+                          .n_rows = done.n_rows};
         buf_init(out, 16 << 20);
         ck_assert(batch_encode(out, &x));
+        shared_unref(done.rows);
     }
     ck_assert_int_eq(own_commit(&own, (struct pos){0, 0}), STORE_OK);
 }

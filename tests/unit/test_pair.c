@@ -487,6 +487,29 @@ START_TEST(none_not_left_behind_after_all)
 }
 END_TEST
 
+/* A primary that serves nobody tells of an older record than the one read here: it is read again,
+ * and with that nobody was left behind. */
+START_TEST(none_what_is_heard_is_read)
+{
+    struct heartbeat h;
+    w.none = true;
+    kill_node(1);
+    run(3000);
+    boot(1);
+    run(8000);
+    ck_assert(view(1).in_sync);
+    pair_heartbeat(w.node[0].pair, w.now, 0, &h);
+    h.mode = PAIR_SOLO;
+    h.serving = false;
+    w.reads[1] = 0;
+    step(1, (struct pair_event){.type = PE_HEARTBEAT, .heartbeat = h, .flag = true});
+    kill_node(0);
+    step(1, (struct pair_event){.type = PE_JUDGED, .outcome = JUDGED_GONE});
+    run_until_serving(1, 3000);
+    ck_assert_uint_ge(w.reads[1], 1);
+}
+END_TEST
+
 START_TEST(none_left_behind_comes_back)
 {
     b_is_left_behind();
@@ -533,6 +556,7 @@ int main(void)
     tcase_add_test(t, none_left_behind_is_not_promoted);
     tcase_add_test(t, none_left_behind_comes_back);
     tcase_add_test(t, none_not_left_behind_after_all);
+    tcase_add_test(t, none_what_is_heard_is_read);
     suite_add_tcase(s, t);
     TCase *table = tcase_create("table");
     tcase_add_test(table, every_phase_can_be_left);

@@ -16,7 +16,7 @@ static uv_loop_t loop;
 static struct config config;
 static struct storage *storage;
 static struct queue *queue;
-static _Atomic uint64_t durable;
+static _Atomic uint64_t durable, merged;
 static _Atomic bool replied;
 static _Atomic int reply_err;
 static int outcomes[64];
@@ -28,7 +28,11 @@ static void on_batch(void *ctx, const struct own_batch *b)
     (void)ctx;
     (void)b;
 }
-static void on_merged(void *ctx, struct pos end) {}
+static void on_merged(void *ctx, struct pos end)
+{
+    (void)ctx;
+    merged = end.lsn;
+}
 
 static void on_durable(void *ctx, struct pos end)
 {
@@ -238,6 +242,29 @@ START_TEST(test_end_of_the_epoch)
 }
 END_TEST
 
+START_TEST(test_storage_tells_what_was_merged)
+{
+    serve(4);
+    struct row row = {
+        .type = ROW_OPSTATE,
+        .opstate = {.key = SLICE_LIT("pause/campaign/c"), .value = SLICE_LIT("on"), .pos = {2, 1}}};
+    struct buf b;
+    buf_init(&b, 4096);
+    ck_assert(wire_put_u8(&b, UNMERGED_QUEUED) && row_encode(&b, &row));
+    replied = false;
+    merged = 0;
+    storage_request(storage, &(struct store_request){.type = SR_MERGE,
+                                                     .epoch = 4,
+                                                     .bytes = shared_new(buf_slice(&b)),
+                                                     .n_rows = 1});
+    UNTIL(replied);
+    buf_free(&b);
+    ck_assert_int_eq(reply_err, STORE_OK);
+    ck_assert_uint_gt(merged, 0);
+    ck_assert_uint_eq(merged, durable);
+}
+END_TEST
+
 /* What a rejoining node brought is looked at as soon as it is committed, not a minute later. */
 START_TEST(test_what_was_merged_is_looked_at)
 {
@@ -269,6 +296,7 @@ int main(void)
     tcase_add_test(t, test_done_waits_for_the_watermark);
     tcase_add_test(t, test_outcomes_wait_until_settled);
     tcase_add_test(t, test_end_of_the_epoch);
+    tcase_add_test(t, test_storage_tells_what_was_merged);
     tcase_add_test(t, test_what_was_merged_is_looked_at);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);

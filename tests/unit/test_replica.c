@@ -258,6 +258,38 @@ START_TEST(test_a_merged_attempt_leaves_open_dots_in_doubt)
 }
 END_TEST
 
+/* The same where the dot's note is made while the merge is under way. */
+START_TEST(test_a_note_during_a_merge_is_of_the_next_attempt)
+{
+    paired(29);
+    uint64_t id = add(A);
+    world_run(&w, 60);
+    world_cut(&w);
+    w.node[B].dialling = false;
+    world_defer(&w, A, id);
+    world_run(&w, 60);
+    world_crash(&w, A);
+    world_promote(&w, B, 3, false);
+    world_run(&w, 60);
+    world_start(&w, A);
+    w.hold[B] = true; /* its HELLO */
+    world_follow(&w, A, 3);
+    world_run(&w, 50);
+    w.hold[B] = false;
+    while (!(w.node[B].stalled && w.node[B].jobs) && world_step(&w))
+        w.node[B].stalled = world_count(&w, B, PE_ATTACHED) > 0;
+    ck_assert(w.node[B].jobs); /* the merge */
+    ck_assert_uint_eq(store_memory_recipient(w.node[B].store, id, 0)->attempts, 0);
+    world_note(&w, B, 1, 1, id);
+    world_run(&w, 60); /* the follower hears of it */
+    world_crash(&w, B);
+    world_promote(&w, A, 4, false);
+    world_run(&w, 100);
+    ck_assert(in_doubt(A, id));
+    world_free(&w);
+}
+END_TEST
+
 START_TEST(test_slow_standby_is_reported_and_dropped)
 {
     paired(4);
@@ -1176,6 +1208,7 @@ int main(void)
     tcase_add_test(t, test_notes_are_told_anew_at_each_attachment);
     tcase_add_test(t, test_a_standby_taken_back_knows_of_open_dots);
     tcase_add_test(t, test_a_merged_attempt_leaves_open_dots_in_doubt);
+    tcase_add_test(t, test_a_note_during_a_merge_is_of_the_next_attempt);
     tcase_add_test(t, test_slow_standby_is_reported_and_dropped);
     tcase_add_test(t, test_drop_releases_only_after_its_row);
     tcase_add_test(t, test_detached_while_waiting_is_slow);
