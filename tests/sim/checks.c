@@ -91,9 +91,8 @@ static void choose(struct sim *s, unsigned i)
             if (was->record.tag != a->record.tag)
                 TRACE(s, "record", "is %s", record_text(text, &a->record));
             b->chosen = (int)i;
-        } else if (s->none) {
-            none_accepted(s,
-                          &a->record); /* the one that is left behind went on by judgement, too */
+        } else if (s->none) { /* the one that is left behind went on by judgement, too */
+            none_accepted(s, &a->record);
         } else if (a->record.version > was->record.version) {
             sim_fail(s, "2", "the register decided twice: %s", record_text(text, &a->record));
         }
@@ -304,9 +303,7 @@ static void check_copy(struct sim *s, struct copy *c, const bool required[NODES]
         }
 }
 
-/* Excused, and counted: a store that the record names needs not hold it, as long as some store
- * does.
- */
+/* Excused, and counted: a store that the record names needs not hold it, while another does. */
 static void put_away(struct copy *c, uint64_t *count)
 {
     *count += !c->away;

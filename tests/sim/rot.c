@@ -19,12 +19,10 @@ enum { ANSWER_MAX = 1 << 20 };
 void rot_one(struct sim *s, struct node *n)
 {
     struct books *b = &s->books;
-    const struct record *r = books_record(s);
     const struct node *other = &s->node[1 - n->self];
-    /* A store outside in_sync, or beside one that was rolled back, may be on its way to a full
-     * copy, and its good body with it. */
-    if (!b->n_copies || n->disk.lost || other->disk.lost || !books_spare(s, n->self) || !r ||
-        !record_names(r, other->self, &store_memory_meta(other->disk.store)->id))
+    /* A store that was rolled back, or its primary, means a full copy, and a good body goes with
+     * it. */
+    if (!b->n_copies || n->disk.lost || other->disk.lost || !books_spare(s, n->self))
         return;
     struct copy *c = &b->copy[b->n_copies - 1 - rng_skewed(&s->rng, 0, b->n_copies - 1)];
     if (!store_memory_body_good(s->node[1 - n->self].disk.store, c->id) ||
