@@ -124,17 +124,23 @@ def power_loss_alone(t):
 # --- a disk that hangs ---
 
 
+def primary_hangs(t, pair):
+    """The primary's disk hangs and the standby has taken over; returns the hanging one."""
+    primary, standby = pair.wait_in_sync(60)
+    t.flows("mail flows")
+    at = time.monotonic()
+    t.disturbances += 1
+    primary.disk.stall()
+    t.takes_over(standby, at, more=STALL_TIMEOUT_S)
+    return primary
+
+
 @scenario
 def primary_disk_stalls(t):
     """The primary's disk hangs: it gives up its role, the standby takes over in the promised time."""
     pair = t.begin(disks="ab")
     for _ in range(t.rounds):
-        primary, standby = pair.wait_in_sync(60)
-        t.flows("mail flows")
-        at = time.monotonic()
-        t.disturbances += 1
-        primary.disk.stall()
-        t.takes_over(standby, at, more=STALL_TIMEOUT_S)
+        primary = primary_hangs(t, pair)
         t.flows("mail flows through the new primary", 20)
         expect(not primary.banner().startswith("220"), "with a hanging disk it greets no clients")
         primary.disk.heal()
@@ -146,12 +152,7 @@ def primary_disk_stalls(t):
 def second_signal_and_a_hung_disk(t):
     """A stop waits for the disk, which hangs; a second signal doesn't."""
     pair = t.begin(disks="ab")
-    primary, standby = pair.wait_in_sync(60)
-    t.flows("mail flows")
-    at = time.monotonic()
-    t.disturbances += 1
-    primary.disk.stall()
-    t.takes_over(standby, at, more=STALL_TIMEOUT_S)
+    primary = primary_hangs(t, pair)
     primary.signal(signal.SIGTERM)
     wait_until("it has heard", lambda: "signal=15" in primary.tail(200), 10)
     expect(primary.alive, "it waits for its disk")
