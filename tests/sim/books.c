@@ -264,6 +264,12 @@ void books_dot(struct sim *s, struct node *n, uint32_t epoch, uint64_t id, uint3
     else if (repeated)
         sim_fail(s, "doubled", "node %s sends %llx/%u again in epoch %u: settled by %s in epoch %u",
                  process_name(n->self), ID(id), rcpt, epoch, process_name(x->node), x->epoch);
+    if (c->hold && x->unaware[n->self] && x->accepted > x->let_go) {
+        /* What comes of this attempt settles the other node's doubt about the forgotten one
+         * (promises.md, "Not promised"): each is one more that may go out. */
+        x->let_go = x->accepted;
+        s->count.hold_forgotten++;
+    }
     if (c->bounce)
         check_bounce(s, n, c);
     TRACE(s, process_name(n->self), "final dot of %llx/%u in epoch %u%s", ID(id), rcpt, epoch,

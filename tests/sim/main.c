@@ -183,11 +183,11 @@ static void print_sum(const struct shared_state *sh, double took)
     printf("sent twice: %" PRIu64 " in doubt at a takeover, %" PRIu64
            " where the receiver's reply was lost, %" PRIu64 " by a primary that restarted, %" PRIu64
            " after two failures, %" PRIu64 " by a forced takeover, %" PRIu64
-           " with a store that had lost its end; %" PRIu64 " listed in doubt; quarantined %" PRIu64
-           ", superseded %" PRIu64 "\n",
+           " with a store that had lost its end (and %" PRIu64 " of \"at most once\"); %" PRIu64
+           " listed in doubt; quarantined %" PRIu64 ", superseded %" PRIu64 "\n",
            c->doubled_in_doubt, c->doubled_reply_lost, c->doubled_restart,
            c->doubled_two_crashes + c->doubled_note_lost, c->doubled_forced, c->doubled_lost_store,
-           c->in_doubt, c->quarantined, c->superseded);
+           c->hold_forgotten, c->in_doubt, c->quarantined, c->superseded);
     printf("excused that a store named by the record hadn't them, while another had: %" PRIu64
            " left behind by a forced takeover, %" PRIu64 " on a store that had lost its end\n",
            c->away_forced, c->away_lost);

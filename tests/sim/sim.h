@@ -455,6 +455,7 @@ struct counters {
     uint64_t etcd_runs, etcd_losses, etcd_put_back;
     uint64_t none_runs, none_judged, none_splits, doubled_split;
     uint64_t doubled_restart, doubled_note_lost, in_doubt;
+    uint64_t hold_forgotten; /* at most once: sent again by a node whose store had forgotten it */
 };
 struct copy *books_find(struct sim *s, uint64_t id);
 struct copy *books_new(struct sim *s, uint64_t id, unsigned message, unsigned node, unsigned rcpts);
