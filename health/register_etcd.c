@@ -241,6 +241,8 @@ static void conclude(struct register_etcd *r, enum register_outcome outcome, con
     r->seen.accepted = r->seen.promised = place(f);
     r->seen.record = f->value.record;
     r->seen.voting = true;
+    if (!same) /* the other node hears of it from now on, whatever becomes of this job */
+        tell(r, PE_SEEN, 0, &r->seen.record);
     if (same)
         finish(r, outcome, &f->value.record, "");
     else if (!r->writing)

@@ -11,7 +11,7 @@
 #include "replication/notes.h"
 
 /* A frame holds one batch (FRAME_MAX in replica.h); the first piece of a purge. */
-enum { BATCH_BYTES_MAX = 16 << 20, HISTORY_BYTES_MAX = 16384, PURGE_FIRST = 256 };
+enum { BATCH_BYTES_MAX = 16 << 20, HISTORY_BYTES_MAX = 16384 };
 
 bool batch_encode_head(struct buf *b, const struct batch *x)
 {
@@ -85,14 +85,13 @@ bool apply_is_purge(const struct row *r, int64_t *before_ms)
     return true;
 }
 
-static int put_and_purge(struct store *s, const struct row *r, enum unmerged_class mark)
+static int newest_purge(struct store *s, uint64_t *lsn)
 {
-    int64_t before_ms;
-    bool more;
-    int err = s->ops->put(s, r, mark);
-    if (!err && apply_is_purge(r, &before_ms))
-        err = s->ops->purge(s, before_ms, PURGE_FIRST, &more);
-    return err;
+    struct row key = {.type = ROW_OPSTATE, .opstate.key = SLICE_LIT("purge")}, row;
+    enum unmerged_class mark;
+    int err = s->ops->get(s, &key, &row, &mark);
+    *lsn = err ? 0 : row.opstate.pos.lsn;
+    return err == STORE_NOT_FOUND ? STORE_OK : err;
 }
 
 int apply_purge(struct store *s, unsigned limit, bool *more)
@@ -103,7 +102,9 @@ int apply_purge(struct store *s, unsigned limit, bool *more)
     int err = s->ops->get(s, &key, &row, &mark);
     if (err)
         return err == STORE_NOT_FOUND ? STORE_OK : err;
-    int64_t before_ms = number(row.opstate.value);
+    int64_t before_ms;
+    if (!apply_is_purge(&row, &before_ms))
+        return STORE_CORRUPT;
     err = s->ops->begin(s);
     if (err)
         return err;
@@ -126,7 +127,7 @@ int apply_own(struct store *s, const struct batch *x, int64_t wall_ms)
             err = STORE_CORRUPT;
         else {
             assert(row_pos(&row).epoch == x->epoch && row_pos(&row).lsn == lsn);
-            err = put_and_purge(s, &row, UNMERGED_NONE);
+            err = s->ops->put(s, &row, UNMERGED_NONE);
         }
     }
     assert(err || lsn == x->last + 1);
@@ -179,7 +180,7 @@ static int put_copy(struct store *s, const struct row *r, enum unmerged_class ma
     struct row own;
     bool ok = row_encode(&copy, r);
     struct wire_reader w = wire_read(buf_slice(&copy));
-    int err = ok && row_decode(&w, &own) ? put_and_purge(s, &own, mark) : STORE_CORRUPT;
+    int err = ok && row_decode(&w, &own) ? s->ops->put(s, &own, mark) : STORE_CORRUPT;
     buf_free(&copy);
     return err;
 }
@@ -253,7 +254,7 @@ static int follow_row(struct store *s, const struct row *in)
     enum unmerged_class mark;
     int err = s->ops->get(s, in, &here, &mark);
     if (err == STORE_NOT_FOUND)
-        return put_and_purge(s, in, UNMERGED_NONE);
+        return s->ops->put(s, in, UNMERGED_NONE);
     if (err)
         return err;
     if (mark != UNMERGED_NONE)
@@ -267,7 +268,7 @@ static int follow_row(struct store *s, const struct row *in)
         return follow_marked(s, in, &here, UNMERGED_NONE);
     struct row out;
     return keeps_body(in, &here, &out) ? put_copy(s, &out, UNMERGED_NONE)
-                                       : put_and_purge(s, in, UNMERGED_NONE);
+                                       : s->ops->put(s, in, UNMERGED_NONE);
 }
 
 /* Can it be written without looking at what is here? Not a change of an older recipient that is
@@ -301,7 +302,7 @@ static int follow_rows(struct store *s, const struct batch *x, bool plain)
             last_message = row.message.id;
         err = every_change && plain ? check_parent(s, &row, last_message) : STORE_OK;
         if (!err)
-            err = plain && is_new(&row, last_message) ? put_and_purge(s, &row, UNMERGED_NONE)
+            err = plain && is_new(&row, last_message) ? s->ops->put(s, &row, UNMERGED_NONE)
                                                       : follow_row(s, &row);
         n++;
     }
@@ -336,6 +337,9 @@ int apply_follow_rows(struct store *s, const struct batch *x, int64_t wall_ms,
         if (!history_decode(&r, &meta->history))
             return STORE_CORRUPT;
     }
+    /* What the primary had forgotten by then isn't here either. */
+    if (meta->copying)
+        err = newest_purge(s, &meta->purged);
     meta->copying = false;
     meta->written_ms = wall_ms; /* not before: until then it has been away */
     if (pos_cmp(x->committed, meta->committed) > 0)

@@ -30,19 +30,20 @@ bool batch_decode(struct wire_reader *r, struct batch *out);
  * apply_number) to the store in one transaction. */
 int apply_own(struct store *s, const struct batch *x, int64_t wall_ms);
 /* Standby: the same rows under the primary's numbers. Rows marked unmerged here are merged, not
- * overwritten, and stay marked. A row of ROW_OPSTATE "purge" purges (the first piece; apply_purge
- * does the rest). complete moves meta.end; otherwise only the rows are written and the place
- * reached is kept in memory. Older rows than what is here are skipped. STORE_CONFLICT: a gap
- * (x->first is beyond the end and beyond what the running catch-up has reached) or an epoch below
- * the end's; the follower starts over from meta.end. */
+ * overwritten, and stay marked. After a row that apply_is_purge() apply_purge() is due. complete
+ * moves meta.end; otherwise only the rows are written and the place reached is kept in memory.
+ * Older rows than what is here are skipped. STORE_CONFLICT: a gap (x->first is beyond the end and
+ * beyond what the running catch-up has reached) or an epoch below the end's; the follower starts
+ * over from meta.end. */
 int apply_follow(struct store *s, const struct batch *x, int64_t wall_ms);
 /* Several batches in one transaction (group commit on the standby): apply_follow_rows inside
  * begin/commit of the caller; *meta is carried from one to the next and written by the caller. */
 int apply_follow_rows(struct store *s, const struct batch *x, int64_t wall_ms,
                       struct store_meta *meta);
-/* Is it the row that purges? Then tombstones done before *before_ms are gone with it. */
+/* Is it the order to purge? Then tombstones done before *before_ms go with apply_purge(). */
 bool apply_is_purge(const struct row *r, int64_t *before_ms);
-/* The next piece of a purge that was begun: at most `limit` messages, one transaction. */
+/* A piece of the purge that the store's newest order asks for: at most `limit` messages, one
+ * transaction. Each store does that for itself, when it likes. */
 int apply_purge(struct store *s, unsigned limit, bool *more);
 /* Numbers rows consecutively from *next (pos = {epoch, (*next)++}) while encoding them into b; born
  * is set too where it is {0,0}. */
@@ -62,7 +63,6 @@ struct promoted {
     uint64_t first; /* lsn of the epoch */
     struct pos end;
     uint32_t in_doubt; /* recipients */
-    uint64_t purged;   /* lsn of the newest purge; 0: none */
 };
 int apply_promote(struct store *s, const struct promotion *p, struct promoted *out);
 /* As it stands under a primary that is no more: what it had noted durably may have been sent. True:

@@ -73,7 +73,7 @@ void commit_begin(struct replica *r, const struct store_reply *reply)
     p->own = p->numbered = reply->meta.end.lsn;
     p->known = known_before(r, &reply->meta);
     p->in_doubt = reply->n_rows;
-    p->purged = reply->purged;
+    p->purged = reply->meta.purged;
     p->detached_ns = r->now;
     p->committed = p->own;
     if (r->promote_paired) {

@@ -149,29 +149,39 @@ static bool hello_fits(struct replica *r, struct slice payload, struct frame_hel
     return true;
 }
 
-/* What it still holds as queued may be finished and forgotten here. Not while this node waits for
- * that very store: then nothing was delivered without it. */
+/* Then nothing was delivered without it. */
+static bool waited_for(const struct replica *r, const struct frame_hello *h)
+{
+    return r->p.waiting && store_id_eq(&r->p.waits_for, &h->store);
+}
+
 static bool too_old(const struct replica *r, const struct frame_hello *h)
 {
-    const struct primary *p = &r->p;
     if (BATON_MUTANT(ANY_AGE_IS_MERGED, true, false))
         return false;
-    if (!h->history.n || h->copying || !h->written_ms || !r->cfg.retention_ms ||
-        (p->waiting && store_id_eq(&p->waits_for, &h->store)))
+    if (!h->history.n || h->copying || !h->written_ms || !r->cfg.retention_ms)
         return false;
     return r->wall_ms > h->written_ms &&
            (uint64_t)(r->wall_ms - h->written_ms) > r->cfg.retention_ms;
 }
 
-/* How such a store comes back: what it alone holds needs the operator's word; without that nothing
- * of it counts. By a full copy if anything was purged here since: that isn't told by any change.
- * Where nothing was, it catches up, as a copy would take with it a body that may have rotted here;
- * a purge meanwhile ends that (feed_purged()). */
+/* How one comes back whose messages may be forgotten here, or that has itself forgotten some. What
+ * was done above the shared point and is purged no change will tell of: where one side did that, a
+ * full copy has to. And what the follower alone holds may then be mail that was finished here: it
+ * needs the operator's word, as after an absence for longer than the retention; without it
+ * nothing of it counts. (Where nothing was purged it catches up, however long it was away: a copy
+ * would take with it a body that may have rotted here.) A store that this node waits for is merged
+ * all the same: nothing was delivered without it. */
 static enum frame_plan plan_old(const struct replica *r, const struct frame_hello *h,
                                 struct pos shared, enum frame_plan planned)
 {
+    const struct primary *p = &r->p;
+    bool forgotten = BATON_MUTANT(ANY_AGE_IS_MERGED, false, p->purged > shared.lsn);
+    bool forgot = h->purged > shared.lsn;
     if (h->end.lsn <= shared.lsn && !h->unmerged)
-        return r->p.purged <= shared.lsn ? planned : PLAN_COPY;
+        return forgotten || forgot ? PLAN_COPY : planned;
+    if (waited_for(r, h) || !(forgotten || too_old(r, h)))
+        return forgotten || forgot ? PLAN_UPLOAD_COPY : planned;
     static const enum frame_plan by_order[] = {
         [REJOIN_NONE] = PLAN_WAIT, [REJOIN_MERGE] = PLAN_UPLOAD_COPY, [REJOIN_DISCARD] = PLAN_COPY};
     return by_order[h->rejoin];
@@ -205,11 +215,13 @@ static void on_hello(struct replica *r, struct slice payload)
         return;
     struct pos shared;
     enum frame_plan way = plan(r, &h, &shared);
-    d->was_away = too_old(r, &h);
-    if (d->was_away)
+    if (way != PLAN_COPY)
         way = plan_old(r, &h, shared, way);
+    bool any_age = BATON_MUTANT(ANY_AGE_IS_MERGED, true, h.rejoin == REJOIN_MERGE);
+    d->remembers = any_age || waited_for(r, &h) ? UINT64_MAX : shared.lsn;
     d->store = h.store;
     d->plan = (uint8_t)way;
+    d->copies = way == PLAN_COPY;
     d->start = way == PLAN_ADOPT ? shared.lsn : way == PLAN_RESUME ? h.reached.lsn : 0;
     d->state = way == PLAN_UPLOAD_COPY ? FEED_UPLOAD : FEED_WELCOMED;
     struct pos known = known_committed(r, &h);
@@ -239,15 +251,6 @@ static void on_hello(struct replica *r, struct slice payload)
                 (unsigned)p->epoch, p->numbered);
     if (way == PLAN_WAIT)
         feed_lost(r, "the standby waits for its operator");
-}
-
-void feed_purged(struct replica *r)
-{
-    struct feed *d = &r->p.feed;
-    if (d->was_away && (d->plan == PLAN_ADOPT || d->plan == PLAN_RESUME) && d->state != FEED_RING)
-        feed_lost(r,
-                  "it was away for longer than `retention`, and tombstones that it hasn't heard of "
-                  "are purged");
 }
 
 /* ---- notes (protocol 9) ---- */
@@ -433,6 +436,10 @@ static void on_changes(struct replica *r, const struct store_reply *reply)
         feed_lost(r, "the primary can't read its store");
         return;
     }
+    if (!d->copies && reply->meta.purged > d->cursor) {
+        feed_lost(r, "what was done since it was here is purged");
+        return;
+    }
     /* It covers all from what was sent before to where it ends, so the follower sees a gap only
      * where there is one. */
     x.first = d->cursor + 1;
@@ -443,6 +450,7 @@ static void on_changes(struct replica *r, const struct store_reply *reply)
     send_batch(r, &x, NULL);
     if (BATON_MUTANT(RING_TOO_EARLY, true, x.complete) && reaches_ring(p)) {
         d->state = FEED_RING;
+        d->copies = false;
         replica_report(r, PE_CAUGHT_UP, &d->store);
     }
     if (progress)

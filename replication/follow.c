@@ -100,6 +100,7 @@ static void send_hello(struct replica *r, bool unmerged)
                             .unmerged = unmerged,
                             .rejoin = (uint8_t)r->order,
                             .written_ms = r->meta.written_ms,
+                            .purged = r->meta.purged,
                             .reached = r->reached,
                             .history = r->meta.history};
     bool ok = hello_encode(&r->out, &h);

@@ -52,8 +52,8 @@ bool hello_encode(struct buf *b, const struct frame_hello *h)
            wire_put_raw(b, h->store.b, STORE_ID_BYTES) && put_pos(b, h->end) &&
            put_pos(b, h->committed) && wire_put_u8(b, h->copying) && wire_put_u8(b, h->unfit) &&
            wire_put_u8(b, h->unmerged) && wire_put_u8(b, h->rejoin) &&
-           wire_put_u64(b, (uint64_t)h->written_ms) && put_pos(b, h->reached) &&
-           history_encode(b, &h->history);
+           wire_put_u64(b, (uint64_t)h->written_ms) && wire_put_u64(b, h->purged) &&
+           put_pos(b, h->reached) && history_encode(b, &h->history);
 }
 
 bool hello_decode(struct slice s, struct frame_hello *h)
@@ -73,6 +73,7 @@ bool hello_decode(struct slice s, struct frame_hello *h)
     h->unmerged = get_flag(&r);
     h->rejoin = wire_get_u8(&r);
     h->written_ms = (int64_t)wire_get_u64(&r);
+    h->purged = wire_get_u64(&r);
     h->reached = get_pos(&r);
     return history_decode(&r, &h->history) && wire_done(&r) && h->rejoin <= REJOIN_DISCARD;
 }

@@ -23,6 +23,7 @@ struct frame_hello {
     bool unmerged;  /* rows of an earlier meeting are still to be merged */
     uint8_t rejoin; /* enum rejoin_order */
     int64_t written_ms;
+    uint64_t purged; /* meta.purged */
     /* Place reached in an unfinished catch-up or copy and the epoch it was read in; 0: none. */
     struct pos reached;
     struct history history;

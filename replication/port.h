@@ -34,7 +34,6 @@ struct own_batch {
     uint32_t epoch;
     uint64_t first, last;
     uint32_t n_rows;
-    bool purges;         /* tombstones are forgotten with it */
     struct shared *rows; /* encoded rows */
 };
 
@@ -48,7 +47,8 @@ enum store_request_type {
     SR_ADOPT, /* apply_adopt(pos = shared, bytes = encoded history and what was noted, committed) */
     SR_WIPE,  /* apply_wipe(store) */
     SR_MERGE, /* bytes = n_rows times (u8 class, encoded row): apply_merge each, write the result as
-                 an own batch in this epoch; cookie = last sequence */
+                 an own batch in this epoch; cookie = last sequence. STORE_CONFLICT when what was
+                 done above lsn `first` is forgotten here (meta.purged) */
     SR_UNMARK,     /* bytes = rows whose keys are unmarked */
     SR_UNMERGED,   /* read: up to `limit` bytes of unmerged rows as (u8 class, row) after skipping
                       `skip` rows; more */
@@ -80,10 +80,9 @@ struct store_request {
 struct store_reply {
     enum store_request_type type;
     uint64_t cookie;
-    int err;         /* enum store_err */
-    uint64_t first;  /* PROMOTE, MODE: first lsn of the epoch or mode */
-    uint64_t purged; /* PROMOTE: lsn of the newest purge; 0: none */
-    bool more;       /* CHANGES, UNMERGED */
+    int err;        /* enum store_err */
+    uint64_t first; /* PROMOTE, MODE: first lsn of the epoch or mode */
+    bool more;      /* CHANGES, UNMERGED */
     uint32_t n_rows;
     struct shared *bytes;   /* CHANGES, UNMERGED; the receiver unrefs */
     struct store_meta meta; /* after the request */

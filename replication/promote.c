@@ -234,15 +234,6 @@ static int doubt(struct store *s, const struct store_meta *meta, const struct pr
     return err;
 }
 
-static int newest_purge(struct store *s, uint64_t *lsn)
-{
-    struct row key = {.type = ROW_OPSTATE, .opstate.key = SLICE_LIT("purge")}, row;
-    enum unmerged_class mark;
-    int err = s->ops->get(s, &key, &row, &mark);
-    *lsn = err ? 0 : row.opstate.pos.lsn;
-    return err == STORE_NOT_FOUND ? STORE_OK : err;
-}
-
 int apply_promote(struct store *s, const struct promotion *p, struct promoted *out)
 {
     struct store_meta meta;
@@ -257,8 +248,6 @@ int apply_promote(struct store *s, const struct promotion *p, struct promoted *o
     err = renumber(s, &meta, p, &next);
     if (!err)
         err = doubt(s, &meta, p, &next, &out->in_doubt);
-    if (!err)
-        err = newest_purge(s, &out->purged);
     /* Adopted history beyond the own end describes nothing that is here. */
     struct history *h = &meta.history;
     while (h->n &&

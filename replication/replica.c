@@ -260,6 +260,8 @@ static void on_store(struct replica *r, struct store_reply *reply)
     if (reply->type != SR_CHANGES && reply->type != SR_UNMERGED && reply->type != SR_DIGESTS &&
         reply->type != SR_ROWS)
         r->meta = reply->meta;
+    if (reply->meta.purged > r->p.purged)
+        r->p.purged = reply->meta.purged;
     if (reply->type == SR_CLOSE && reply->cookie == r->closing_cookie)
         closed(r);
     else if ((r->role == PRIMARY && verify_reply(r, reply)) || verify_answer(r, reply))
@@ -279,10 +281,6 @@ static void on_batch(struct replica *r, const struct own_batch *b)
     struct ring_batch x = {b->first, b->last, b->n_rows, b->rows, r->now};
     ring_push(&p->ring, &x);
     p->numbered = b->last;
-    if (b->purges) {
-        p->purged = b->last;
-        feed_purged(r);
-    }
     feed_pump(r);
 }
 

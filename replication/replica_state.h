@@ -35,11 +35,12 @@ struct feed {
     uint16_t version; /* that both read; rows are recoded where it isn't this program's newest */
     struct store_id store; /* as told in HELLO; after PLAN_COPY as told by the first ACK */
     uint8_t plan;
-    bool was_away;              /* for longer than the retention */
-    uint64_t since_ns;          /* attached */
-    uint64_t start;             /* where reading began */
-    uint64_t cursor;            /* last lsn sent */
-    uint64_t read;              /* cookie of the read under way; 0: none */
+    bool copies;        /* a full copy, not complete yet: what was purged before is no news to it */
+    uint64_t remembers; /* its rows are merged while nothing done above that lsn is forgotten */
+    uint64_t since_ns;  /* attached */
+    uint64_t start;     /* where reading began */
+    uint64_t cursor;    /* last lsn sent */
+    uint64_t read;      /* cookie of the read under way; 0: none */
     uint64_t received, durable; /* acknowledged on this link */
     uint64_t sent, taken;       /* bytes of BATCH payloads */
     uint64_t notes_sent, noted; /* newest NOTE sent and acknowledged */
@@ -70,7 +71,7 @@ struct primary {
     bool slow_told;
     uint64_t detached_ns;
     uint32_t in_doubt; /* at its beginning */
-    uint64_t purged;   /* lsn of the newest purge: what ended before may be forgotten here */
+    uint64_t purged;   /* meta.purged, as far as storage told it by now */
     struct pos known;  /* committed in the epoch before: the old primary must hold it */
     /* Highest lsn that a store acknowledged in this epoch. */
     struct store_id acked_store;
@@ -200,7 +201,6 @@ void feed_frame(struct replica *r, uint8_t type, struct slice payload);
 void feed_pump(struct replica *r);
 void feed_committed(struct replica *r); /* tell the committed lsn where it is due */
 bool feed_reply(struct replica *r, struct store_reply *reply);
-void feed_purged(struct replica *r); /* tombstones are forgotten with the newest own batch */
 void feed_note(struct replica *r, struct slice frame); /* a NOTE that delivery has just made */
 void feed_send_notes(struct replica *r);               /* all that is noted, anew */
 

@@ -193,6 +193,7 @@ static void merge_page(struct replica *r, struct slice rows)
     }
     if (ok) {
         struct store_request q = {.type = SR_MERGE,
+                                  .first = UINT64_MAX,
                                   .epoch = r->p.epoch,
                                   .committed = {r->p.epoch, r->p.committed},
                                   .bytes = shared_new(buf_slice(&pairs)),

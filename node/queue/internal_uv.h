@@ -73,6 +73,10 @@ struct storage {
     _Atomic uint64_t busy_since_ns; /* start of the transaction under way; 0: none */
     _Atomic unsigned closing;       /* SR_CLOSE requests that are posted and not yet done */
 
+    pthread_mutex_t reading_lock; /* held by a purge, and around the next two */
+    uint64_t unread_from;         /* store.unread_from, as the feed's reader left it */
+    uint64_t read_ns;             /* when */
+
     /* the writer's own */
     struct store *store;
     struct own own;

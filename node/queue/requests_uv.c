@@ -198,7 +198,6 @@ static int promote(struct storage *s, const struct store_request *r, struct stor
         return err;
     out->first = done.first;
     out->n_rows = done.in_doubt;
-    out->purged = done.purged;
     s->epoch = r->epoch;
     s->committed = (struct pos){0, 0};
     s->twins_stale = true;
@@ -416,6 +415,14 @@ static bool add_change(void *ctx, const struct row *r, enum unmerged_class mark)
     return true;
 }
 
+static void note_reading(struct storage *s, uint64_t unread_from)
+{
+    pthread_mutex_lock(&s->reading_lock);
+    s->unread_from = unread_from;
+    s->read_ns = clock_boot_ns();
+    pthread_mutex_unlock(&s->reading_lock);
+}
+
 /* One snapshot. Complete: all rows up to the end of the store, as it is in that snapshot, were
  * read; what a reader can see is on the disk. */
 void reader_changes(struct storage *s, struct store *store, const struct store_request *r)
@@ -426,6 +433,7 @@ void reader_changes(struct storage *s, struct store *store, const struct store_r
     buf_init(&c.rows, CHANGES_CAP);
     buf_init(&all, CHANGES_CAP + (1 << 16));
     buf_init(&history, 1 << 14);
+    note_reading(s, r->first + 1);
     out.err = store->ops->begin(store);
     if (!out.err) {
         store->ops->get_meta(store, &out.meta);
@@ -446,6 +454,7 @@ void reader_changes(struct storage *s, struct store *store, const struct store_r
     }
     if (!out.err && !batch_encode(&all, &b))
         out.err = STORE_FULL;
+    note_reading(s, c.cut ? c.last + 1 : 0);
     out.more = c.cut;
     out.n_rows = c.n;
     if (!out.err)

@@ -271,12 +271,23 @@ uint64_t storage_stalled_ms(const struct storage *s)
 
 /* --- the writer --- */
 
+/* A reading that begins waits for the step, or the step knows of it. */
+static int purge_unread(struct storage *s, bool *more)
+{
+    pthread_mutex_lock(&s->reading_lock);
+    bool reads = clock_boot_ns() < s->read_ns + READING_HOLD_MS * UINT64_C(1000000);
+    s->store->unread_from = reads ? s->unread_from : 0;
+    int err = apply_purge(s->store, PURGE_STEP, more);
+    pthread_mutex_unlock(&s->reading_lock);
+    return err;
+}
+
 static void purge_step(struct storage *s)
 {
     bool more = false;
     if (!s->failed)
         storage_begun(s);
-    int err = s->failed ? STORE_OK : apply_purge(s->store, PURGE_STEP, &more);
+    int err = s->failed ? STORE_OK : purge_unread(s, &more);
     if (err)
         storage_fail(s, err, store_sqlite_error(s->store));
     else if (!s->failed)
@@ -433,6 +444,7 @@ struct storage *storage_open(const struct config *c, struct store_meta *meta, bo
     s->quarantine_ms = c->queue.quarantine_ms;
     s->in_doubt_wait_ms = c->queue.in_doubt_wait_ms;
     pthread_mutex_init(&s->lock, NULL);
+    pthread_mutex_init(&s->reading_lock, NULL);
     pthread_cond_init(&s->wake, NULL);
     list_init(&s->items);
     own_init(&s->own);
@@ -541,5 +553,6 @@ void storage_stop(struct storage *s)
     free(s->path);
     pthread_cond_destroy(&s->wake);
     pthread_mutex_destroy(&s->lock);
+    pthread_mutex_destroy(&s->reading_lock);
     free(s);
 }

@@ -78,7 +78,7 @@ static bool encode_meta(struct buf *b, const struct store_meta *m, const uint64_
               wire_put_u32(b, m->committed.epoch) && wire_put_u64(b, m->committed.lsn) &&
               wire_put_u32(b, m->epoch_seen) && wire_put_u8(b, m->copying) &&
               wire_put_u8(b, m->unfit) && wire_put_u64(b, (uint64_t)m->written_ms) &&
-              history_encode(b, &m->history);
+              wire_put_u64(b, m->purged) && history_encode(b, &m->history);
     for (unsigned i = 0; i < CLASSES; i++)
         ok = ok && wire_put_u64(b, counts[i]);
     return ok;
@@ -99,6 +99,7 @@ static bool decode_meta(struct slice s, struct store_meta *m, uint64_t *counts)
     m->copying = wire_get_u8(&r) != 0;
     m->unfit = wire_get_u8(&r) != 0;
     m->written_ms = (int64_t)wire_get_u64(&r);
+    m->purged = wire_get_u64(&r);
     if (!history_decode(&r, &m->history))
         return false;
     for (unsigned i = 0; i < CLASSES; i++)
@@ -139,7 +140,10 @@ static int set_meta(struct store *s, const struct store_meta *m)
 {
     struct store_sqlite *x = sqlite_of(s);
     assert(x->in_transaction && x->lock_fd >= 0);
+    uint64_t purged = x->meta.purged;
     x->meta = *m;
+    if (x->meta.purged < purged)
+        x->meta.purged = purged;
     x->dirty = true;
     return STORE_OK;
 }
@@ -502,6 +506,7 @@ int store_sqlite_replace(struct store *s, const struct store_meta *meta)
         if (rename(from, to) != 0 && errno != ENOENT)
             return STORE_IO;
     }
+    x->meta.purged = 0;
     memset(x->counts, 0, sizeof x->counts);
     memset(x->tallies, 0, TALLIES * sizeof *x->tallies);
     x->orphans_id = 0;

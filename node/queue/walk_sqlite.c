@@ -368,36 +368,64 @@ static int purge_orphans(struct store_sqlite *x, bool *more)
     return err;
 }
 
+struct tombstone {
+    uint64_t id, lsn;
+};
+
+/* Up to one more than limit. */
+static int find_tombstones(struct store_sqlite *x, int64_t before_ms, unsigned limit,
+                           struct tombstone *out, unsigned *n)
+{
+    sqlite3_stmt *st = sqlite_statement(x, ST_MESSAGE_TOMBSTONES);
+    uint64_t unread = x->base.unread_from;
+    int rc;
+    *n = 0;
+    if (!st)
+        return STORE_IO;
+    sqlite3_bind_int64(st, 1, before_ms);
+    sqlite3_bind_int64(st, 2, (int64_t)limit + 1);
+    sqlite3_bind_int64(st, 3, unread ? (int64_t)unread - 1 : INT64_MAX);
+    while ((rc = sqlite3_step(st)) == SQLITE_ROW && *n <= limit)
+        out[(*n)++] = (struct tombstone){(uint64_t)sqlite3_column_int64(st, 0),
+                                         (uint64_t)sqlite3_column_int64(st, 1)};
+    sqlite3_reset(st);
+    return sqlite_error(rc);
+}
+
+static int forget_message(struct store_sqlite *x, const struct tombstone *t)
+{
+    int err = sqlite_forget(x, t->id);
+    if (!err)
+        err = delete_by_id(x, ST_RECIPIENT_DELETE, t->id);
+    if (!err)
+        err = delete_by_id(x, ST_CHUNK_DELETE, t->id);
+    if (!err)
+        err = delete_by_id(x, ST_MESSAGE_DELETE, t->id);
+    if (!err && t->lsn > x->meta.purged) {
+        x->meta.purged = t->lsn;
+        x->dirty = true;
+    }
+    return err;
+}
+
 int sqlite_purge(struct store *s, int64_t before_ms, unsigned limit, bool *more)
 {
     struct store_sqlite *x = sqlite_of(s);
     assert(x->in_transaction);
     *more = false;
-    uint64_t *ids = xmalloc((limit + 1) * sizeof *ids);
-    unsigned n = 0, gone = 0;
-    int err = STORE_IO;
-    sqlite3_stmt *st = sqlite_statement(x, ST_MESSAGE_TOMBSTONES);
-    if (st) {
-        sqlite3_bind_int64(st, 1, before_ms);
-        sqlite3_bind_int64(st, 2, (int64_t)limit + 1);
-        err = collect_ids(st, ids, &n, limit + 1);
-    }
+    struct tombstone *t = xmalloc((limit + 1) * sizeof *t);
+    unsigned n, gone = 0;
+    int err = find_tombstones(x, before_ms, limit, t, &n);
     for (unsigned i = 0; !err && i < n && i < limit; i++) {
         bool marked = false;
-        err = sqlite_each_recipient(s, ids[i], see_marked, &marked);
+        err = sqlite_each_recipient(s, t[i].id, see_marked, &marked);
         if (err || marked)
             continue;
-        err = sqlite_forget(x, ids[i]);
-        if (!err)
-            err = delete_by_id(x, ST_RECIPIENT_DELETE, ids[i]);
-        if (!err)
-            err = delete_by_id(x, ST_CHUNK_DELETE, ids[i]);
-        if (!err)
-            err = delete_by_id(x, ST_MESSAGE_DELETE, ids[i]);
+        err = forget_message(x, &t[i]);
         gone++;
     }
     /* Marked ones stay until they are merged; nothing is gained by asking again before. */
     *more = n > limit && gone;
-    free(ids);
+    free(t);
     return err ? err : purge_orphans(x, more);
 }

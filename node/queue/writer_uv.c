@@ -422,7 +422,9 @@ void writer_operations(struct storage *s, struct list *line)
 
 int writer_merge(struct storage *s, const struct store_request *r)
 {
-    if (s->failed || !s->epoch || r->epoch != s->epoch || !r->bytes)
+    struct store_meta meta;
+    s->store->ops->get_meta(s->store, &meta);
+    if (s->failed || !s->epoch || r->epoch != s->epoch || !r->bytes || meta.purged > r->first)
         return STORE_CONFLICT;
     struct wire_reader w = wire_read(slice_of(r->bytes->data, r->bytes->n));
     int err = STORE_OK;
@@ -446,7 +448,6 @@ int writer_merge(struct storage *s, const struct store_request *r)
     }
     s->twins_stale = true;
     if (!err) {
-        struct store_meta meta;
         s->store->ops->get_meta(s->store, &meta);
         s->hooks.merged(s->hooks.ctx, meta.end);
     }

@@ -4,10 +4,11 @@ from the machine would show in what they measure."""
 import json
 import os
 import subprocess
+import sys
 import time
 
-from contenders import Failure  # noqa: I001, puts tests/load on the path
-from pair import BUILD
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "load"))
+from pair import BUILD, Failure  # noqa: E402
 
 CLIENTS = 50
 SECONDS = 4
@@ -30,20 +31,31 @@ def measure(address, rate, size):
     return seen["p50_ms"], seen["p99_ms"]
 
 
-def raw_flush(directory, extra_ms, times=200):
-    """(p50, p99) in ms of a write of 8 KiB and its flush, in a file that is long enough already."""
-    path = os.path.join(directory, "flush")
-    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+def raw_flush(disk):
+    """(p50, p99) in ms of a write and its flush, on that disk with all that it was ordered to do."""
+    path = disk.env["DISK_SHIM_PREFIX"] + "-flush"
+    flush = subprocess.run([sys.executable, os.path.abspath(__file__), path], env={**os.environ, **disk.env},
+                           capture_output=True, text=True, timeout=120, check=True)
+    return json.loads(flush.stdout)
+
+
+def flush_times(path, times=200, size=32768):
+    """size: about what the commit of one message writes, to a file that is long enough already."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     took = []
     try:
-        os.pwrite(fd, bytes(8192 * times), 0)
+        os.pwrite(fd, bytes(size * times), 0)
         os.fsync(fd)
         for i in range(times):
             begin = time.monotonic()
-            os.pwrite(fd, b"x" * 8192, 8192 * i)
+            os.pwrite(fd, b"x" * size, size * i)
             os.fdatasync(fd)
-            took.append(time.monotonic() - begin)
+            took.append((time.monotonic() - begin) * 1000)
     finally:
         os.close(fd)
         os.unlink(path)
-    return percentile(took, 0.5) * 1000 + extra_ms, percentile(took, 0.99) * 1000 + extra_ms
+    return percentile(took, 0.5), percentile(took, 0.99)
+
+
+if __name__ == "__main__":
+    print(json.dumps(flush_times(sys.argv[1])))

@@ -151,6 +151,14 @@ static bool two_failures(const struct sim *s, const struct rcpt_book *x, unsigne
            (node != x->node || s->node[node].emptied_at > x->settled_at);
 }
 
+/* It was finished, and forgotten; then a store that had been rolled back, or an operator's `rejoin
+ * --merge`, brought it back: nobody is left that knows. */
+static bool reborn(const struct sim *s, const struct copy *c, const struct rcpt_book *x)
+{
+    bool lost = s->node[0].disk.lost_at > x->settled_at || s->node[1].disk.lost_at > x->settled_at;
+    return c->purged && (lost || s->books.rejoined);
+}
+
 /* A bounce tells of a failure (protocol 3): it is not queued where the mail was delivered by then.
  */
 static void check_bounce(struct sim *s, const struct node *n, const struct copy *c)
@@ -158,7 +166,9 @@ static void check_bounce(struct sim *s, const struct node *n, const struct copy 
     const struct store *st = n->disk.store;
     const struct row_recipient *x = store_memory_recipient(st, c->parent, c->message);
     const struct row_recipient *own = store_memory_recipient(st, c->id, 0);
-    if (x && own && x->state == RCPT_DELIVERED && own->state == RCPT_QUEUED)
+    const struct copy *parent = books_find(s, c->parent);
+    if (x && own && x->state == RCPT_DELIVERED && own->state == RCPT_QUEUED &&
+        !reborn(s, parent, &parent->rcpt[c->message]))
         sim_fail(s, "7 (incident 21)", "node %s sends a bounce for %llx/%u, which was delivered",
                  process_name(n->self), ID(c->parent), c->message);
 }
@@ -244,7 +254,7 @@ void books_dot(struct sim *s, struct node *n, uint32_t epoch, uint64_t id, uint3
     if (x->dots && x->state == DOT_PENDING && x->epoch == epoch && x->node == n->self)
         sim_fail(s, "8", "%llx/%u is sent while its last outcome is open", ID(id), rcpt);
     else if (c->hold && x->accepted > x->let_go && !s->books.forced && !s->books.split &&
-             !x->unaware[n->self])
+             !reborn(s, c, x) && !x->unaware[n->self])
         sim_fail(s, "at most once", "node %s sends %llx/%u again in epoch %u, its policy is hold",
                  process_name(n->self), ID(id), rcpt, epoch);
     else if (repeated && x->state == DOT_PENDING)
@@ -257,7 +267,7 @@ void books_dot(struct sim *s, struct node *n, uint32_t epoch, uint64_t id, uint3
         s->count.doubled_lost_store++;
     else if (repeated && s->books.split)
         s->count.doubled_split++;
-    else if (repeated && s->books.rejoined)
+    else if (repeated && (s->books.rejoined || reborn(s, c, x)))
         s->count.doubled_rejoin++;
     else if (repeated && s->books.forced)
         s->count.doubled_forced++;
@@ -376,14 +386,16 @@ static void watch_purge(struct sim *s, struct node *n, const struct row_message 
 {
     struct copy *c = books_find(s, m->id);
     const struct row_opstate *x = store_memory_opstate(n->disk.store, SLICE_LIT("purge"));
-    if (store_memory_meta(n->disk.store)->copying || !c)
-        return;
     char text[24] = "0";
     if (x)
         snprintf(text, sizeof text, "%.*s", (int)x->value.n, (const char *)x->value.p);
-    if (m->state != MESSAGE_DONE || m->done_ms >= strtoll(text, NULL, 10))
+    bool due = m->state == MESSAGE_DONE && m->done_ms < strtoll(text, NULL, 10);
+    if (!c || (!due && store_memory_meta(n->disk.store)->copying))
+        return;
+    if (!due)
         sim_fail(s, "1 (purge)", "%llx goes from the store of %s before its time", ID(m->id),
                  process_name(n->self));
+    TRACE(s, process_name(n->self), "%llx is purged", ID(m->id));
     c->purged = true;
     s->count.purged++;
 }

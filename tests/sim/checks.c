@@ -270,8 +270,10 @@ bool books_spare(struct sim *s, unsigned node)
 bool books_holds(const struct store *st, const struct copy *c)
 {
     const struct row_message *m = store_memory_message(st, c->id);
+    if (c->purged) /* it had ended; rows of it may still come back from a store that was away */
+        return true;
     if (!m)
-        return c->purged;
+        return false;
     for (uint32_t i = 0; i < c->rcpts; i++)
         if (!store_memory_recipient(st, c->id, i))
             return false;
@@ -499,6 +501,8 @@ static bool has_bounce(struct sim *s, const struct store *st, const struct copy 
         const struct copy *c = &s->books.copy[i];
         if (!c->bounce || c->parent != parent->id || c->message != index)
             continue;
+        if (c->purged) /* it had ended before its parent did */
+            return true;
         const struct row_recipient *x = store_memory_recipient(st, c->id, 0);
         if (x && x->state == RCPT_CANCELLED && c->cancelled)
             return true;

@@ -40,6 +40,8 @@ static void draw_faults(struct sim *s)
         p->weight[F_EMPTY_STORE] = p->weight[F_ROLLBACK] = p->weight[F_CLONE] = 0;
     if (force > 0 && s->harsh && rng_chance(r, 0.4)) /* until somebody does (rollback.c) */
         p->weight[F_ROLLBACK] = 0.1 + 0.3 * rng_unit(r);
+    if (s->with_purge) /* a copy may take the good one of a body with it (promises.md) */
+        p->weight[F_ROT] = 0;
     p->burst = rng_chance(r, 0.5) ? 0.6 * rng_unit(r) : 0;
     p->fault_every = rng_skewed(r, 150 * MS, 6 * SEC);
     draw_weather(s, &p->weather);

@@ -195,7 +195,7 @@ static void print_sum(const struct shared_state *sh, double took)
            " held as neither was right; both stores compared %" PRIu64 " times\n",
            c->mended, c->damaged_held, c->compared);
     printf("%" PRIu64 " tombstones purged, %" PRIu64
-           " rejoined by an operator (sent twice after rejoin --merge: %" PRIu64 ")\n",
+           " rejoined by an operator (sent twice as what was purged came back: %" PRIu64 ")\n",
            c->purged, c->rejoined, c->doubled_rejoin);
 }
 

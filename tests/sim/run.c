@@ -6,6 +6,7 @@
 #include "sim/sim.h"
 
 enum {
+    PURGING = 8,         /* of so many seeds one keeps tombstones for seconds only */
     REST_S = 75,         /* bound of the time without faults, beside the quarantine: retries,
                             take-overs, a take-back that was put off, full copies */
     SERVE_S = 15,        /* by then some node serves (invariant 9) */
@@ -167,7 +168,7 @@ bool sim_run(uint64_t seed, const struct sim_options *o, FILE *trace, struct cou
     s->with_force = o->with_force;
     s->none = o->none;
     s->harsh = o->harsh;
-    s->with_purge = o->with_purge;
+    s->with_purge = o->with_purge || seed % PURGING == 0;
     s->etcd = o->etcd;
     set_up(s);
     run_until(s, s->plan.duration);

@@ -512,7 +512,8 @@ static void start_merge(struct sim *s, struct node *n)
     struct storage_model *m = &n->storage;
     struct own *o = own_of(n);
     struct item *i = pop(m);
-    if (m->writer != i->req.epoch || !m->writer || m->failed) {
+    if (m->writer != i->req.epoch || !m->writer || m->failed ||
+        store_memory_meta(n->disk.store)->purged > i->req.first) {
         reply(s, n, STORAGE_TO_REPLICATION, &i->req, (struct store_reply){.err = STORE_CONFLICT});
         item_free(i);
         next_item(s, n);
@@ -643,7 +644,6 @@ static void promote(struct sim *s, struct node *n, const struct store_request *r
         return;
     r->first = done.first;
     r->n_rows = done.in_doubt;
-    r->purged = done.purged;
     s->count.in_doubt += done.in_doubt;
     n->storage.writer = req->epoch;
     n->storage.committed = (struct pos){0, 0};
@@ -867,10 +867,30 @@ static void start_request(struct sim *s, struct node *n)
     sim_at(s, s->now + (reads ? 100 * US : commit_time(s, n)), n->self, request_done);
 }
 
+/* An order to purge that is new here is carried out before anything else. */
+static void purge(struct sim *s, struct node *n)
+{
+    struct storage_model *m = &n->storage;
+    struct store *st = n->disk.store;
+    const struct row_opstate *x = store_memory_opstate(st, SLICE_LIT("purge"));
+    if (!x || m->failed || x->pos.lsn == m->purged_by)
+        return;
+    m->purged_by = x->pos.lsn;
+    if (s->now > m->read_at + READING_HOLD_MS * MS)
+        st->unread_from = 0;
+    for (bool more = true; more;)
+        if (apply_purge(st, 500, &more))
+            assert(!"memory doesn't fail");
+    store_memory_sync(st);
+}
+
 static void next_item(struct sim *s, struct node *n)
 {
     struct storage_model *m = &n->storage;
-    if (m->busy || !m->head)
+    if (m->busy)
+        return;
+    purge(s, n);
+    if (!m->head)
         return;
     if (m->head->op)
         start_ops(s, n);
@@ -911,6 +931,8 @@ static void read_changes(struct sim *s, struct task *t)
     struct changes c = {.limit = i->req.limit, .complete = true, .last = i->req.first};
     buf_init(&c.rows, FRAME_MAX);
     st->ops->changes_after(st, i->req.first, add_change, &c);
+    st->unread_from = c.complete ? 0 : c.last + 1;
+    n->storage.read_at = s->now;
     struct buf history, out;
     buf_init(&history, 1 << 16);
     buf_init(&out, FRAME_MAX);
@@ -988,7 +1010,7 @@ void storage_start(struct sim *s, struct node *n)
 {
     n->storage = (struct storage_model){.own = xcalloc(1, sizeof(struct own))};
     own_init(n->storage.own);
-    n->disk.store->cursor = 0;
+    n->disk.store->cursor = n->disk.store->unread_from = 0;
     store_memory_defer(n->disk.store, true);
     n->storage.committed = store_memory_meta(n->disk.store)->committed;
     n->lsn_own = store_memory_meta(n->disk.store)->end.lsn;

@@ -237,15 +237,28 @@ static void txn_undo(struct memory *m, struct txn *t)
     *t = (struct txn){.n = 0};
 }
 
-static void txn_tell(struct memory *m, struct txn *t)
+static void tell_change(struct memory *m, const struct undo *u)
 {
-    for (unsigned i = 0; i < t->n; i++) {
-        struct slot *slot = t->undo[i].slot;
-        if (!slot->told)
-            m->watch(m->watch_ctx, t->undo[i].was ? &t->undo[i].was->row : NULL,
-                     slot->cell ? &slot->cell->row : NULL);
-        slot->told = true;
-    }
+    if (!u->slot->told)
+        m->watch(m->watch_ctx, u->was ? &u->was->row : NULL,
+                 u->slot->cell ? &u->slot->cell->row : NULL);
+    u->slot->told = true;
+}
+
+/* What is there now, beside what was there before all of it. */
+static void txn_tell(struct memory *m, const struct txn *t)
+{
+    for (unsigned i = 0; i < t->n; i++)
+        if (t->undo[i].slot->cell)
+            tell_change(m, &t->undo[i]);
+}
+
+/* What went, as it was at last. */
+static void txn_tell_gone(struct memory *m, const struct txn *t)
+{
+    for (unsigned i = t->n; i-- > 0;)
+        if (!t->undo[i].slot->cell)
+            tell_change(m, &t->undo[i]);
 }
 
 static void txn_keep(struct txn *t)
@@ -328,6 +341,8 @@ void store_memory_sync(struct store *s)
     struct memory *m = memory_of(s);
     for (unsigned i = 0; m->watch && i < m->n_tail; i++)
         txn_tell(m, &m->tail[i]);
+    for (unsigned i = m->n_tail; m->watch && i-- > 0;)
+        txn_tell_gone(m, &m->tail[i]);
     for (unsigned i = 0; i < m->n_tail; i++)
         txn_keep(&m->tail[i]);
     m->n_tail = 0;
@@ -371,7 +386,10 @@ static void op_get_meta(struct store *s, struct store_meta *out)
 static int op_set_meta(struct store *s, const struct store_meta *meta)
 {
     assert(memory_of(s)->in_txn);
+    uint64_t purged = memory_of(s)->meta.purged;
     memory_of(s)->meta = *meta;
+    if (meta->purged < purged)
+        memory_of(s)->meta.purged = purged;
     return STORE_OK;
 }
 
@@ -661,12 +679,15 @@ static int op_purge(struct store *s, int64_t before_ms, unsigned limit, bool *mo
     for (unsigned i = 0; i < m->n_groups; i++) {
         struct group *g = m->order[i];
         drop_orphans(m, g);
-        if (!message_done(g) || g->message.cell->row.message.done_ms >= before_ms || marked(g))
+        if (!message_done(g) || g->message.cell->row.message.done_ms >= before_ms || marked(g) ||
+            (s->unread_from && g->message.cell->row.message.pos.lsn >= s->unread_from))
             continue;
         if (n++ == limit) {
             *more = true;
             break;
         }
+        if (g->message.cell->row.message.pos.lsn > m->meta.purged)
+            m->meta.purged = g->message.cell->row.message.pos.lsn;
         drop_group(m, g);
     }
     return STORE_OK;

@@ -24,7 +24,8 @@ void store_memory_suspend(struct store *s);
 void store_memory_resume(struct store *s);
 
 /* Called at each sync for each row that was written since the last: before (NULL: was not there)
- * and after (NULL: gone). For the books of the simulator. */
+ * and after; or, with after NULL, for each that went, as it was at last. For the books of the
+ * simulator. */
 typedef void (*store_memory_watch_fn)(void *ctx, const struct row *before, const struct row *after);
 void store_memory_watch(struct store *s, store_memory_watch_fn fn, void *ctx);
 

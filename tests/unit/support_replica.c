@@ -264,6 +264,13 @@ static void do_own(struct world_node *n, struct job *j)
     store_memory_suspend(n->store);
 }
 
+static void purge(struct world_node *n)
+{
+    for (bool more = true; more;)
+        if (apply_purge(n->store, 100, &more))
+            assert(!"memory doesn't fail");
+}
+
 static void do_commit(struct world_node *n)
 {
     n->own_open = false;
@@ -279,6 +286,7 @@ static void do_commit(struct world_node *n)
     int err = own_commit(n->own, n->remembered);
     assert(!err);
     (void)err;
+    purge(n);
     push(&n->inbox_end, JOB_DURABLE)->pos = store_memory_meta(n->store)->end;
 }
 
@@ -302,6 +310,7 @@ static int do_merge(struct world_node *n, const struct store_request *q)
     }
     own_hand_over(n);
     err = own_commit(n->own, n->remembered);
+    purge(n);
     push(&n->inbox_end, JOB_DURABLE)->pos = store_memory_meta(n->store)->end;
     return err;
 }
@@ -378,7 +387,12 @@ static int do_follow(struct world_node *n, const struct store_request *q)
 {
     struct batch x;
     struct wire_reader in = wire_read(slice_of(q->bytes->data, q->bytes->n));
-    return batch_decode(&in, &x) ? apply_follow(n->store, &x, wall(n->world)) : STORE_CORRUPT;
+    if (!batch_decode(&in, &x))
+        return STORE_CORRUPT;
+    int err = apply_follow(n->store, &x, wall(n->world));
+    if (!err)
+        purge(n);
+    return err;
 }
 
 static void do_changes(struct world_node *n, const struct store_request *q, struct store_reply *r)

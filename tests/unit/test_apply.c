@@ -899,6 +899,9 @@ START_TEST(test_purge_on_both)
     struct buf f;
     close_own(&f);
     ck_assert_int_eq(follow(b, &f), STORE_OK);
+    bool more;
+    ck_assert_int_eq(apply_purge(a, 100, &more), STORE_OK);
+    ck_assert_int_eq(apply_purge(b, 100, &more), STORE_OK);
     struct row m;
     ck_assert(!support_get_message(a, MESSAGE_ID(4, 1), &m));
     ck_assert_int_eq(support_state(b, MESSAGE_ID(4, 1), 0), -1);
