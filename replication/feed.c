@@ -177,7 +177,7 @@ static enum frame_plan plan_old(const struct replica *r, const struct frame_hell
 {
     const struct primary *p = &r->p;
     bool forgotten = BATON_MUTANT(ANY_AGE_IS_MERGED, false, p->purged > shared.lsn);
-    bool forgot = h->purged > shared.lsn;
+    bool forgot = BATON_MUTANT(FORGOT_IS_FINE, false, h->purged > shared.lsn);
     if (h->end.lsn <= shared.lsn && !h->unmerged)
         return forgotten || forgot ? PLAN_COPY : planned;
     if (waited_for(r, h) || !(forgotten || too_old(r, h)))
@@ -436,7 +436,8 @@ static void on_changes(struct replica *r, const struct store_reply *reply)
         feed_lost(r, "the primary can't read its store");
         return;
     }
-    if (!d->copies && reply->meta.purged > d->cursor) {
+    bool unread = !d->copies && reply->meta.purged > d->cursor;
+    if (BATON_MUTANT(PURGED_UNREAD, false, unread)) {
         feed_lost(r, "what was done since it was here is purged");
         return;
     }

@@ -48,6 +48,8 @@
     X(RELINQUISH_FIRST, "16", "the own lease runs on after the role was given up")                 \
     X(ANY_AGE_IS_MERGED, "19", "a store is merged however long it was away")                       \
     X(PURGED_EARLY, "19", "a tombstone goes before its time")                                      \
+    X(PURGED_UNREAD, "19", "a standby reads on behind what was purged before it came to it")       \
+    X(FORGOT_IS_FINE, "19", "a store that forgot what the other one has only catches up")          \
     X(NEWEST_PAUSE_WINS, "22", "of two operators' words the newer wins in a merge")                \
     X(OWN_SILENCE, "24", "a node that was frozen counts the time as the other's silence")          \
     X(ANY_CLOCK_EXPIRES, "27", "mail expires by a clock that is apart from the other's")           \

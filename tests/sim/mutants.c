@@ -45,6 +45,8 @@ static const struct {
     [MUTANT_ETCD_BACKUP_FOLLOWED] = {1, {.etcd = true}},
     [MUTANT_ANY_AGE_IS_MERGED] = {1, {.with_purge = true}},
     [MUTANT_PURGED_EARLY] = {1, {.with_purge = true}},
+    [MUTANT_PURGED_UNREAD] = {1, {.with_purge = true}},
+    [MUTANT_FORGOT_IS_FINE] = {1, {.with_purge = true}},
 };
 
 static void print_kind(const struct sim_options *run, char out[64])
