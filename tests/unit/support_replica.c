@@ -293,6 +293,8 @@ static void do_commit(struct world_node *n)
 static int do_merge(struct world_node *n, const struct store_request *q)
 {
     struct wire_reader in = wire_read(slice_of(q->bytes->data, q->bytes->n));
+    if (store_memory_meta(n->store)->purged > q->first)
+        return STORE_CONFLICT;
     int err = own_begin(n->own, n->store, n->writer, wall(n->world));
     while (!err && in.n) {
         uint8_t as = wire_get_u8(&in);

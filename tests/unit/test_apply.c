@@ -910,6 +910,58 @@ START_TEST(test_purge_on_both)
 }
 END_TEST
 
+static void order_purge(const char *before_ms)
+{
+    put((struct row){.type = ROW_OPSTATE,
+                     .opstate = {.key = SLICE_LIT("purge"), .value = slice_str(before_ms)}});
+}
+
+/* Clocks jump, and the other node has its own: an order below the newest one is none, and what is
+ * done after an order isn't under it, on whichever store that is carried out. */
+START_TEST(test_purges_go_forward_only)
+{
+    promote(a, 4, MODE_SOLO);
+    add_message(a, MESSAGE_ID(4, 1), 1, NULL);
+    open_own(a);
+    order_purge("99000000"); /* by a clock far ahead */
+    close_own(NULL);
+    open_own(a);
+    uint32_t before = own_count(&own);
+    order_purge("98000000");
+    ck_assert_uint_eq(own_count(&own), before);
+    own_abort(&own);
+    change(a, MESSAGE_ID(4, 1), RCPT_DELIVERED, NULL);
+    catch_up(a, b);
+    bool more;
+    ck_assert_int_eq(apply_purge(a, 100, &more), STORE_OK);
+    ck_assert_int_eq(apply_purge(b, 100, &more), STORE_OK);
+    struct row m;
+    ck_assert(support_get_message(a, MESSAGE_ID(4, 1), &m));
+    ck_assert(support_get_message(b, MESSAGE_ID(4, 1), &m));
+    ck_same(a, b, true);
+}
+END_TEST
+
+/* A copy lacks what its primary had forgotten, and says so of itself. */
+START_TEST(test_a_copy_has_forgotten_as_much)
+{
+    promote(a, 4, MODE_SOLO);
+    add_message(a, MESSAGE_ID(4, 1), 1, NULL);
+    change(a, MESSAGE_ID(4, 1), RCPT_DELIVERED, NULL);
+    uint64_t done = meta_of(a).end.lsn;
+    open_own(a);
+    order_purge("99000000");
+    close_own(NULL);
+    bool more;
+    ck_assert_int_eq(apply_purge(a, 100, &more), STORE_OK);
+    ck_assert_uint_eq(meta_of(a).purged, done);
+    struct store_id fresh = {{9}};
+    ck_assert_int_eq(apply_wipe(b, &fresh), STORE_OK);
+    catch_up(a, b);
+    ck_assert_uint_ge(meta_of(b).purged, done);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("apply");
@@ -943,6 +995,8 @@ int main(void)
     tcase_add_test(t, test_pauses_survive_a_merge);
     tcase_add_test(t, test_a_pause_lifted_during_a_rejoin_is_over_on_both);
     tcase_add_test(t, test_purge_on_both);
+    tcase_add_test(t, test_purges_go_forward_only);
+    tcase_add_test(t, test_a_copy_has_forgotten_as_much);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);

@@ -19,7 +19,7 @@ static struct world {
     unsigned requests, cancels;
     bool pending, writing, dead_disk;
     struct voter_state disk;
-    struct pair_event result, hint, behind;
+    struct pair_event result, hint, behind, seen;
     unsigned results, hints, behinds;
     /* the key */
     uint64_t revision;
@@ -39,6 +39,8 @@ static void on_event(void *ctx, const struct pair_event *ev)
     } else if (ev->type == PE_BEHIND) {
         w.behind = *ev;
         w.behinds++;
+    } else if (ev->type == PE_SEEN) {
+        w.seen = *ev;
     }
 }
 
@@ -444,6 +446,29 @@ START_TEST(an_outcome_waits_for_the_disk)
 }
 END_TEST
 
+/* The other node has to hear of it: it might give an older record back to an etcd that has lost
+ * this one. */
+START_TEST(what_was_put_is_seen_while_the_disk_hangs)
+{
+    struct record first = record(1, 2, 11), mine = record(2, 4, 12);
+    there(5, 1, &first);
+    read_record(false);
+    serve();
+    ck_assert_uint_eq(w.seen.record.tag, 11);
+    change(11, &mine);
+    for (unsigned i = 0; i < 2; i++) {
+        struct etcd_answer a = effect(&w.request);
+        reply(&a);
+    }
+    ck_assert(w.writing);
+    ck_assert_uint_eq(w.results, 0);
+    ck_assert_uint_eq(w.seen.record.tag, 12);
+    tick(1100);
+    ck_assert_int_eq(w.result.outcome, REG_UNKNOWN);
+    ck_assert_uint_eq(w.seen.record.tag, 12);
+}
+END_TEST
+
 START_TEST(once_a_second_it_looks_and_writes_nothing)
 {
     struct record first = record(1, 2, 11);
@@ -490,6 +515,7 @@ int main(void)
     tcase_add_test(t, an_emptied_etcd_is_no_new_pair);
     tcase_add_test(t, a_lower_epoch_is_followed_in_no_lineage);
     tcase_add_test(t, an_outcome_waits_for_the_disk);
+    tcase_add_test(t, what_was_put_is_seen_while_the_disk_hangs);
     tcase_add_test(t, once_a_second_it_looks_and_writes_nothing);
     tcase_add_test(t, nonsense_in_the_key_is_neither_followed_nor_overwritten);
     suite_add_tcase(s, t);

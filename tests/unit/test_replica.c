@@ -787,9 +787,18 @@ START_TEST(test_falls_out_of_the_ring)
 }
 END_TEST
 
-/* A comes back after eight days with a message of its own; B has gone on, delivered one that both
- * had, and forgotten it. */
-static uint64_t away_for_eight_days(unsigned seed, uint64_t *finished)
+static void purge(unsigned node)
+{
+    bool more;
+    struct store *s = w.node[node].store;
+    ck_assert_int_eq(s->ops->begin(s), 0);
+    ck_assert_int_eq(s->ops->purge(s, INT64_MAX, 100, &more), 0);
+    ck_assert_int_eq(s->ops->commit(s), 0);
+}
+
+/* A comes back after eight days with a message of its own; B has gone on and delivered one that
+ * both had. */
+static uint64_t apart_for_eight_days(unsigned seed, uint64_t *finished)
 {
     solo_with_follower(seed, 0);
     *finished = add(A);
@@ -804,11 +813,14 @@ static uint64_t away_for_eight_days(unsigned seed, uint64_t *finished)
     world_deliver(&w, B, *finished);
     world_run(&w, 40);
     w.now += 8ull * 86400 * 1000000000;
-    bool more;
-    struct store *b = w.node[B].store;
-    ck_assert_int_eq(b->ops->begin(b), 0);
-    ck_assert_int_eq(b->ops->purge(b, INT64_MAX, 100, &more), 0);
-    ck_assert_int_eq(b->ops->commit(b), 0);
+    return alone;
+}
+
+/* B has forgotten what it delivered. */
+static uint64_t away_for_eight_days(unsigned seed, uint64_t *finished)
+{
+    uint64_t alone = apart_for_eight_days(seed, finished);
+    purge(B);
     ck_assert(!world_has(&w, B, *finished));
     add(B);
     world_run(&w, 40);
@@ -885,7 +897,8 @@ END_TEST
  * is put right before it is carried out. */
 START_TEST(test_an_order_that_was_not_needed_is_forgotten)
 {
-    uint64_t finished, alone = away_for_eight_days(32, &finished);
+    uint64_t finished, alone = apart_for_eight_days(32, &finished);
+    world_follow(&w, A, 1003);
     world_run(&w, 200);
     w.node[B].core->cfg.retention_ms = UINT64_MAX; /* not that old after all */
     rejoin(A, true);
@@ -893,6 +906,32 @@ START_TEST(test_an_order_that_was_not_needed_is_forgotten)
     world_run(&w, 2000);
     ck_assert(world_has(&w, B, alone)); /* an ordinary rejoin: it is merged */
     ck_assert_int_eq(w.node[A].core->order, REJOIN_NONE);
+    world_free(&w);
+}
+END_TEST
+
+/* A finished and forgot, alone, what B still has: no change would bring it back. */
+START_TEST(test_who_forgot_gets_a_copy)
+{
+    solo_with_follower(35, 0);
+    uint64_t id = add(A);
+    world_run(&w, 60);
+    world_cut(&w);
+    w.node[B].dialling = false;
+    uint64_t alone = add(A);
+    world_deliver(&w, A, id);
+    world_run(&w, 40);
+    order(A, PX_STEP_DOWN);
+    world_run(&w, 40);
+    purge(A);
+    ck_assert(!world_has(&w, A, id));
+    world_promote(&w, B, 1003, false);
+    world_run(&w, 40);
+    world_follow(&w, A, 1003);
+    world_run(&w, 3000);
+    ck_assert(world_has(&w, B, alone));
+    ck_assert(world_has(&w, A, id));
+    ck_assert(world_equal(&w));
     world_free(&w);
 }
 END_TEST
@@ -1234,6 +1273,7 @@ int main(void)
     tcase_add_test(t, test_rejoin_merge_brings_what_only_it_has);
     tcase_add_test(t, test_rejoin_discard_merges_nothing);
     tcase_add_test(t, test_an_order_that_was_not_needed_is_forgotten);
+    tcase_add_test(t, test_who_forgot_gets_a_copy);
     tcase_add_test(t, test_rejoin_survives_a_broken_link);
     tcase_add_test(t, test_away_for_too_long_without_changes_gets_a_copy);
     tcase_add_test(t, test_away_for_long_but_nothing_was_purged);

@@ -374,6 +374,97 @@ START_TEST(test_changes_followed_make_a_copy)
 }
 END_TEST
 
+static void order_purge(uint32_t e, const char *before_ms)
+{
+    struct storage_op *op = rig_op(&rig, OP_OPSTATE, e);
+    op->rows[op->n_rows++] = (struct row){
+        .type = ROW_OPSTATE, .opstate = {.key = SLICE_LIT("purge"), .value = slice_str(before_ms)}};
+    storage_submit(rig.storage, op);
+    ck_assert_int_eq(rig_wait(&rig), OP_DURABLE);
+}
+
+static bool goes(uint64_t id)
+{
+    uint8_t ms;
+    uint64_t until = clock_boot_ns() + UINT64_C(10000000000);
+    while (rig_state(&rig, id, 0, &ms) != -1)
+        if (clock_boot_ns() > until)
+            return false;
+    return true;
+}
+
+/* A standby that catches up has read of some messages that they are done, and of others not yet:
+ * these stay until it has. */
+START_TEST(test_nothing_unread_is_purged)
+{
+    enum { N = 8 };
+    uint8_t ms;
+    rig_start(&rig, dir_path);
+    uint32_t e = rig_promote(&rig, 4);
+    for (unsigned i = 1; i <= N; i++) {
+        rig_add(&rig, e, MESSAGE_ID(e, i), i, 1);
+        ck_assert_int_eq(rig_wait(&rig), OP_DURABLE);
+    }
+    for (unsigned i = 1; i <= N; i++) {
+        struct storage_op *op = rig_op(&rig, OP_OUTCOME, e);
+        op->rows[op->n_rows++] = support_recipient(MESSAGE_ID(e, i), 0, RCPT_DELIVERED);
+        storage_submit(rig.storage, op);
+        ck_assert_int_eq(rig_wait(&rig), OP_DURABLE);
+    }
+    struct store_request q = {.type = SR_CHANGES, .limit = 600};
+    struct store_reply p = rig_ask(&rig, q);
+    ck_assert(p.more);
+    struct batch b;
+    struct wire_reader w = wire_read(slice_of(p.bytes->data, p.bytes->n));
+    ck_assert(batch_decode(&w, &b));
+    order_purge(e, "8888888888888");
+    ck_assert(goes(MESSAGE_ID(e, 1)));
+    ck_assert_int_eq(rig_state(&rig, MESSAGE_ID(e, N), 0, &ms), RCPT_DELIVERED);
+    struct store_reply m = rig_ask(&rig, (struct store_request){.type = SR_META});
+    ck_assert_uint_gt(m.meta.purged, 0);
+    ck_assert_uint_le(m.meta.purged, b.last);
+    shared_unref(p.bytes);
+    q = (struct store_request){.type = SR_CHANGES, .first = b.last, .limit = 1 << 20};
+    p = rig_ask(&rig, q);
+    ck_assert(!p.more);
+    shared_unref(p.bytes);
+    order_purge(e, "9999999999999");
+    ck_assert(goes(MESSAGE_ID(e, N)));
+    rig_stop(&rig);
+}
+END_TEST
+
+/* What a store has forgotten, somebody who still has it must not bring back by himself. */
+START_TEST(test_what_is_forgotten_is_not_merged)
+{
+    rig_start(&rig, dir_path);
+    uint32_t e = rig_promote(&rig, 4);
+    uint64_t id = MESSAGE_ID(e, 1);
+    rig_add(&rig, e, id, 1, 1);
+    ck_assert_int_eq(rig_wait(&rig), OP_DURABLE);
+    uint64_t shared = rig.durable.lsn;
+    struct storage_op *op = rig_op(&rig, OP_OUTCOME, e);
+    op->rows[op->n_rows++] = support_recipient(id, 0, RCPT_DELIVERED);
+    storage_submit(rig.storage, op);
+    ck_assert_int_eq(rig_wait(&rig), OP_DURABLE);
+    order_purge(e, "9999999999999");
+    ck_assert(goes(id));
+    struct buf rows;
+    buf_init(&rows, 1 << 20);
+    struct row lost = support_message(id, 1, 1);
+    ck_assert(wire_put_u8(&rows, UNMERGED_QUEUED) && row_encode(&rows, &lost));
+    struct store_request q = {.type = SR_MERGE, .epoch = e, .n_rows = 1};
+    q.first = shared;
+    q.bytes = shared_new(buf_slice(&rows));
+    ck_assert_int_eq(rig_ask(&rig, q).err, STORE_CONFLICT);
+    q.first = UINT64_MAX; /* an operator says so */
+    q.bytes = shared_new(buf_slice(&rows));
+    ck_assert_int_eq(rig_ask(&rig, q).err, STORE_OK);
+    buf_free(&rows);
+    rig_stop(&rig);
+}
+END_TEST
+
 /* --- kill -9 --- */
 
 static void child(int fd)
@@ -447,6 +538,8 @@ int main(void)
     tcase_add_test(t, test_nothing_to_write_is_no_stall);
     tcase_add_test(t, test_opstate_is_told);
     tcase_add_test(t, test_changes_followed_make_a_copy);
+    tcase_add_test(t, test_nothing_unread_is_purged);
+    tcase_add_test(t, test_what_is_forgotten_is_not_merged);
     tcase_add_test(t, test_durable_survives_sigkill);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);

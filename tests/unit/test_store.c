@@ -134,6 +134,7 @@ static void operate(struct store *s, uint64_t *lsn, struct buf *answers)
         ck_assert_int_eq(s->ops->mark_unmerged(s, shared, some_class, NULL), STORE_OK);
     } else if (what == 19 && rnd(8) == 0) {
         int64_t before_ms = 1000 + (int64_t)rnd(1000);
+        s->unread_from = rnd(3) ? 0 : rnd((unsigned)*lsn);
         while (more)
             ck_assert_int_eq(s->ops->purge(s, before_ms, 100, &more), STORE_OK);
     }
@@ -159,6 +160,9 @@ static void run(struct store *s, unsigned round, struct buf *answers)
         ck_assert_int_eq(s->ops->commit(s), STORE_OK);
     }
     ck_assert_int_eq(s->ops->each_unmerged(s, add_encoded, answers), STORE_OK);
+    struct store_meta end;
+    s->ops->get_meta(s, &end);
+    wire_put_u64(answers, end.purged);
     uint64_t after = lsn / 2;
     ck_assert_int_eq(s->ops->changes_after(s, after, add_encoded, answers), STORE_OK);
 }
@@ -246,12 +250,19 @@ START_TEST(test_meta_survives)
     m.epoch_seen = 9;
     m.unfit = true;
     m.written_ms = 123;
+    m.purged = 55;
     history_add(&m.history, (struct history_row){4, MODE_SOLO, 5});
     ck_assert_int_eq(s->ops->begin(s), STORE_OK);
     ck_assert_int_eq(s->ops->set_meta(s, &m), STORE_OK);
     ck_assert_int_eq(s->ops->commit(s), STORE_OK);
     s = support_store_reopen(s);
+    m.purged = 11; /* nobody makes it remember again */
+    ck_assert_int_eq(s->ops->begin(s), STORE_OK);
+    ck_assert_int_eq(s->ops->set_meta(s, &m), STORE_OK);
+    ck_assert_int_eq(s->ops->commit(s), STORE_OK);
+    s = support_store_reopen(s);
     s->ops->get_meta(s, &again);
+    ck_assert_uint_eq(again.purged, 55);
     ck_assert(store_id_eq(&m.id, &again.id) && pos_cmp(m.end, again.end) == 0 &&
               pos_cmp(m.committed, again.committed) == 0 && again.epoch_seen == 9 && again.unfit &&
               !again.copying && again.written_ms == 123 && again.history.n == 1 &&
