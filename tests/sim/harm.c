@@ -321,7 +321,8 @@ static void throw_away(struct node *n)
     n->disk.gone = n->disk.store;
 }
 
-/* Only where another copy holds everything, and one at a time. */
+/* Only where another copy holds everything, and one at a time. Somebody may think that a copy of
+ * the other's file will do: one store on both nodes (protocol 3). */
 void harm_empty_store(struct sim *s, unsigned self)
 {
     if (rng_chance(&s->rng, 0.4) && old_disk_back(s, self))
@@ -338,7 +339,11 @@ void harm_empty_store(struct sim *s, unsigned self)
         n->disk.old = n->disk.store; /* it may come back */
     else
         throw_away(n);
-    n->disk.store = store_memory_new(&id);
+    const struct store *other = s->node[1 - self].disk.store;
+    bool twin = rng_chance(&s->rng, 0.2) && !store_memory_meta(other)->copying;
+    if (twin)
+        TRACE(s, process_name(self), "gets a copy of the other's store");
+    n->disk.store = twin ? store_memory_copy(other) : store_memory_new(&id);
     n->emptied_at = s->now;
     books_watch(s, n);
     if (voter)
