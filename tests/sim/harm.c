@@ -319,6 +319,10 @@ static void throw_away(struct node *n)
 {
     store_memory_free(n->disk.gone);
     n->disk.gone = n->disk.store;
+    if (n->disk.lost) { /* what it held before it was rolled back it doesn't tell */
+        store_memory_free(n->disk.gone);
+        n->disk.gone = NULL;
+    }
 }
 
 /* Only where another copy holds everything, and one at a time. Somebody may think that a copy of

@@ -271,9 +271,7 @@ static void check_named(struct sim *s, const struct copy *c, const struct record
         const struct disk *d = &s->node[node].disk;
         const struct store *shelf[] = {d->old, d->gone};
         if (record_names(r, node, &store_memory_meta(d->store)->id))
-            continue; /* what is on a shelf is an older state of it */
-        if (d->lost)
-            continue;                     /* it may have held it before it was rolled back */
+            continue;                     /* what is on a shelf is an older state of it */
         bool there = false, held = false; /* there may be two states of it */
         for (unsigned i = 0; i < 2; i++)
             if (shelf[i] && record_names(r, node, &store_memory_meta(shelf[i])->id)) {
