@@ -319,10 +319,6 @@ static void throw_away(struct node *n)
 {
     store_memory_free(n->disk.gone);
     n->disk.gone = n->disk.store;
-    if (n->disk.lost) { /* what it held before it was rolled back it doesn't tell */
-        store_memory_free(n->disk.gone);
-        n->disk.gone = NULL;
-    }
 }
 
 /* Only where another copy holds everything, and one at a time. Somebody may think that a copy of
@@ -339,7 +335,9 @@ void harm_empty_store(struct sim *s, unsigned self)
     s->count.effect[F_EMPTY_STORE]++;
     struct store_id id;
     random_id(s, &id);
-    if (!n->disk.old && rng_chance(&s->rng, 0.5))
+    if (n->disk.lost) /* it doesn't tell what it held before it was rolled back */
+        store_memory_free(n->disk.store);
+    else if (!n->disk.old && rng_chance(&s->rng, 0.5))
         n->disk.old = n->disk.store; /* it may come back */
     else
         throw_away(n);
