@@ -8,14 +8,17 @@ import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), "load"))
+sys.path.insert(0, os.path.join(os.path.dirname(HERE), "cluster"))
 from disk import SHIM, Disk  # noqa: E402
 from meter import Group  # noqa: E402
 from pair import Failure, Loopback, Pair, Process, can_connect, free_ports, wait_until  # noqa: E402
+import places  # noqa: E402
 from postfix import start_postfix, stop_postfix  # noqa: E402
 
 
 class Contender:
     durable = True  # keeps a message on disk before it answers
+    sink_host = "127.0.0.1"
 
     def __init__(self, options):
         self.options = options
@@ -58,13 +61,36 @@ class Direct(Contender):
         self.address = ("127.0.0.1", self.sink_port)
 
 
-class InGroup(Loopback):
-    def __init__(self, group):
+class Together(Loopback):
+    """All on 127.0.0.1."""
+
+    sink_host = "127.0.0.1"
+
+    def __init__(self, options, group):
         super().__init__()
         self.group = group
 
     def wrap(self, who, command):
         return self.group.into(command)
+
+    def close(self):
+        pass
+
+
+class Apart(places.Namespaces):
+    """Each node in a network namespace; between the nodes and the witness the relay's slow link."""
+
+    def __init__(self, options, group):
+        super().__init__(options.inside)
+        self.group = group
+        self.sink_host = self.address("sink")
+        self.start_weather().set("*", "*", **options.link)
+
+    def wrap(self, who, command):
+        return self.group.into(super().wrap(who, command))
+
+    def close(self):
+        self.stop_weather()
 
 
 class Baton(Contender):
@@ -73,9 +99,11 @@ class Baton(Contender):
     def __init__(self, options, around=None, **settings):
         """around: what else is put between a node's process and the machine."""
         super().__init__(options)
+        self.place = (Apart if getattr(options, "link", None) else Together)(options, self.group)
+        self.sink_host = self.place.sink_host
         self.pair = Pair(
-            os.path.join(self.dir, "pair"), InGroup(self.group), names=self.names,
-            routes=f'( {{ domain = "*"; via = "smtp://127.0.0.1:{self.sink_port}"; }} )',
+            os.path.join(self.dir, "pair"), self.place, names=self.names,
+            routes=f'( {{ domain = "*"; via = "smtp://{self.sink_host}:{self.sink_port}"; }} )',
             delivery="{ connections = 200; }",
             limits='{ sessions_per_address = 10000; sessions = 10000; }',
             destinations='( { domain = "*"; connections = 50; messages_per_connection = 100000; } )', **settings)
@@ -111,6 +139,7 @@ class Baton(Contender):
 
     def close(self):
         self.pair.close()
+        self.place.close()
         super().close()
 
 

@@ -10,11 +10,11 @@ LIMIT_S = 240  # for one measurement
 
 
 def start_sink(contender, *options):
-    port = contender.sink_port
+    host, port = contender.sink_host, contender.sink_port
     user = next(u for u in ("postfix", "nobody") if any(p.pw_name == u for p in pwd.getpwall()))
-    sink = subprocess.Popen(["smtp-sink", "-u", user, *options, f"127.0.0.1:{port}", "1000"],
+    sink = subprocess.Popen(["smtp-sink", "-u", user, *options, f"{host}:{port}", "1000"],
                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until("smtp-sink listens", lambda: can_connect("127.0.0.1", port), 10)
+    wait_until("smtp-sink listens", lambda: can_connect(host, port), 10)
     return sink
 
 
