@@ -61,7 +61,7 @@ struct heartbeat {
     bool leaving;          /* clean stop of a standby: don't wait for its silence */
     bool virgin;           /* store open, and it never held a history */
     bool knows_seen;       /* seen_epoch and seen_version are known */
-    uint32_t seen_epoch;   /* of the newest record that this node ever acted upon; 0: none */
+    uint32_t seen_epoch;   /* of the newest record that this node ever saw count; 0: none */
     uint64_t seen_version;
 };
 bool heartbeat_encode(struct buf *b, const struct heartbeat *h);
@@ -74,8 +74,9 @@ enum pair_event_type {
     PE_STORE,     /* pair_store below */
     PE_REGISTER,  /* outcome, record: of the operation asked for */
     PE_HINT,      /* record: accepted by one voter; flag: by the arbiter alone, so it counts */
-    PE_SEEN,      /* record: the newest that this node knew when it ended last (version 0: none);
-                     from an arbiter that can lose what it held */
+    PE_SEEN,      /* record: the newest that this node has seen there (version 0: none), as it was
+                     when it ended last and with each new one, before that is on the disk; from
+                     an arbiter that can lose what it held */
     PE_BEHIND,    /* the arbiter holds less than `record`, which was seen there */
     PE_BOOTSTRAPPED, /* own voter votes now (first record, or recovered): read */
     PE_VIRGIN,       /* no voter ever held a record, nor the own store a history (protocol 5) */

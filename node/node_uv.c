@@ -129,9 +129,7 @@ static void on_effect(struct node *n, const struct pair_effect *fx)
 static void on_view(struct node *n, const struct pair_view *v)
 {
     n->view = *v;
-    /* What a fenced primary finished last the standby that it waits for may not know: it would keep
-     * as queued what is forgotten here. */
-    queue_let_purge(n->queue, n->view.role == ROLE_PRIMARY && node_may_expire(n));
+    queue_let_purge(n->queue, node_may_expire(n));
     settle_gate(n);
     delivery_wake(n->delivery);
 }

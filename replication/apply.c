@@ -10,7 +10,7 @@
 #include "replication/moved.h"
 #include "replication/notes.h"
 
-/* A frame holds one batch (FRAME_MAX in replica.h); the first piece of a purge. */
+/* A frame holds one batch (FRAME_MAX in replica.h). */
 enum { BATCH_BYTES_MAX = 16 << 20, HISTORY_BYTES_MAX = 16384 };
 
 bool batch_encode_head(struct buf *b, const struct batch *x)
@@ -94,7 +94,7 @@ static int newest_purge(struct store *s, uint64_t *lsn)
     return err == STORE_NOT_FOUND ? STORE_OK : err;
 }
 
-int apply_purge(struct store *s, unsigned limit, bool *more)
+int apply_purge(struct store *s, uint64_t below, unsigned limit, bool *more)
 {
     struct row key = {.type = ROW_OPSTATE, .opstate.key = SLICE_LIT("purge")}, row;
     enum unmerged_class mark;
@@ -108,7 +108,9 @@ int apply_purge(struct store *s, unsigned limit, bool *more)
     err = s->ops->begin(s);
     if (err)
         return err;
-    return finish(s, s->ops->purge(s, before_ms, limit, more));
+    if (below > row.opstate.pos.lsn)
+        below = row.opstate.pos.lsn;
+    return finish(s, s->ops->purge(s, before_ms, below, limit, more));
 }
 
 int apply_own(struct store *s, const struct batch *x, int64_t wall_ms)
@@ -340,6 +342,8 @@ int apply_follow_rows(struct store *s, const struct batch *x, int64_t wall_ms,
     /* What the primary had forgotten by then isn't here either. */
     if (meta->copying)
         err = newest_purge(s, &meta->purged);
+    if (err)
+        return err;
     meta->copying = false;
     meta->written_ms = wall_ms; /* not before: until then it has been away */
     if (pos_cmp(x->committed, meta->committed) > 0)

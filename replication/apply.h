@@ -43,8 +43,14 @@ int apply_follow_rows(struct store *s, const struct batch *x, int64_t wall_ms,
 /* Is it the order to purge? Then tombstones done before *before_ms go with apply_purge(). */
 bool apply_is_purge(const struct row *r, int64_t *before_ms);
 /* A piece of the purge that the store's newest order asks for: at most `limit` messages, one
- * transaction. Each store does that for itself, when it likes. */
-int apply_purge(struct store *s, unsigned limit, bool *more);
+ * transaction. Each store does that for itself, when it likes. What was done after the order, by
+ * whatever clock, isn't under it: a copy would carry that out, and its source not. Nothing goes at
+ * or above lsn `below`: what isn't committed, or what a standby that reads changes hasn't come to.
+ * No change would tell of it, and the standby would keep what it has of that message. */
+int apply_purge(struct store *s, uint64_t below, unsigned limit, bool *more);
+/* How long a reading that doesn't go on, or a merge, holds purges up: a standby that is gone holds
+ * up nothing. */
+enum { PURGE_HOLD_MS = 60000 };
 /* Numbers rows consecutively from *next (pos = {epoch, (*next)++}) while encoding them into b; born
  * is set too where it is {0,0}. */
 bool apply_number(struct buf *b, struct row *rows, unsigned n, uint32_t epoch, uint64_t *next);

@@ -149,12 +149,6 @@ static bool hello_fits(struct replica *r, struct slice payload, struct frame_hel
     return true;
 }
 
-/* Then nothing was delivered without it. */
-static bool waited_for(const struct replica *r, const struct frame_hello *h)
-{
-    return r->p.waiting && store_id_eq(&r->p.waits_for, &h->store);
-}
-
 static bool too_old(const struct replica *r, const struct frame_hello *h)
 {
     if (BATON_MUTANT(ANY_AGE_IS_MERGED, true, false))
@@ -171,16 +165,20 @@ static bool too_old(const struct replica *r, const struct frame_hello *h)
  * needs the operator's word, as after an absence for longer than the retention; without it
  * nothing of it counts. (Where nothing was purged it catches up, however long it was away: a copy
  * would take with it a body that may have rotted here.) A store that this node waits for is merged
- * all the same: nothing was delivered without it. */
-static enum frame_plan plan_old(const struct replica *r, const struct frame_hello *h,
-                                struct pos shared, enum frame_plan planned)
+ * all the same, for nothing was delivered without it, and is emptied once it was dropped. */
+static enum frame_plan plan_forgotten(const struct replica *r, const struct frame_hello *h,
+                                      struct pos shared, enum frame_plan planned)
 {
     const struct primary *p = &r->p;
+    bool waited_for = feed_waited_for(r, &h->store);
+    if (planned == PLAN_RESUME && h->copying) /* of this very copy; nothing was purged since */
+        return store_id_eq(&h->store, &p->copy_store) && p->copy_purged == p->purged ? PLAN_RESUME
+                                                                                     : PLAN_COPY;
     bool forgotten = BATON_MUTANT(ANY_AGE_IS_MERGED, false, p->purged > shared.lsn);
     bool forgot = BATON_MUTANT(FORGOT_IS_FINE, false, h->purged > shared.lsn);
-    if (h->end.lsn <= shared.lsn && !h->unmerged)
+    if (!waited_for && h->end.lsn <= shared.lsn && !h->unmerged)
         return forgotten || forgot ? PLAN_COPY : planned;
-    if (waited_for(r, h) || !(forgotten || too_old(r, h)))
+    if (waited_for || !(forgotten || too_old(r, h)))
         return forgotten || forgot ? PLAN_UPLOAD_COPY : planned;
     static const enum frame_plan by_order[] = {
         [REJOIN_NONE] = PLAN_WAIT, [REJOIN_MERGE] = PLAN_UPLOAD_COPY, [REJOIN_DISCARD] = PLAN_COPY};
@@ -216,12 +214,12 @@ static void on_hello(struct replica *r, struct slice payload)
     struct pos shared;
     enum frame_plan way = plan(r, &h, &shared);
     if (way != PLAN_COPY)
-        way = plan_old(r, &h, shared, way);
+        way = plan_forgotten(r, &h, shared, way);
     bool any_age = BATON_MUTANT(ANY_AGE_IS_MERGED, true, h.rejoin == REJOIN_MERGE);
-    d->remembers = any_age || waited_for(r, &h) ? UINT64_MAX : shared.lsn;
+    d->remembers = any_age ? UINT64_MAX : shared.lsn;
     d->store = h.store;
     d->plan = (uint8_t)way;
-    d->copies = way == PLAN_COPY;
+    d->copies = way == PLAN_COPY || (way == PLAN_RESUME && h.copying);
     d->start = way == PLAN_ADOPT ? shared.lsn : way == PLAN_RESUME ? h.reached.lsn : 0;
     d->state = way == PLAN_UPLOAD_COPY ? FEED_UPLOAD : FEED_WELCOMED;
     struct pos known = known_committed(r, &h);
@@ -324,6 +322,8 @@ static void attach(struct replica *r, const struct frame_ack *a)
         return;
     }
     d->store = a->store;
+    if (fresh)
+        r->p.copy_store = a->store;
     d->state = FEED_READING;
     d->since_ns = r->now;
     d->cursor = d->start;
@@ -413,6 +413,7 @@ static void read_on(struct replica *r)
     struct store_request q = {.type = SR_CHANGES,
                               .epoch = r->p.epoch,
                               .first = d->cursor,
+                              .copies = d->copies,
                               .limit = r->cfg.catch_up_bytes};
     d->read = replica_store(r, &q);
 }
@@ -436,11 +437,14 @@ static void on_changes(struct replica *r, const struct store_reply *reply)
         feed_lost(r, "the primary can't read its store");
         return;
     }
-    bool unread = !d->copies && reply->meta.purged > d->cursor;
+    if (d->copies && d->cursor == 0)
+        p->copy_purged = reply->meta.purged;
+    bool unread = d->copies ? reply->meta.purged != p->copy_purged : reply->meta.purged > d->cursor;
     if (BATON_MUTANT(PURGED_UNREAD, false, unread)) {
-        feed_lost(r, "what was done since it was here is purged");
+        feed_lost(r, "what it hasn't read yet is done and purged");
         return;
     }
+    d->copies = d->copies && !x.complete;
     /* It covers all from what was sent before to where it ends, so the follower sees a gap only
      * where there is one. */
     x.first = d->cursor + 1;
@@ -451,7 +455,6 @@ static void on_changes(struct replica *r, const struct store_reply *reply)
     send_batch(r, &x, NULL);
     if (BATON_MUTANT(RING_TOO_EARLY, true, x.complete) && reaches_ring(p)) {
         d->state = FEED_RING;
-        d->copies = false;
         replica_report(r, PE_CAUGHT_UP, &d->store);
     }
     if (progress)

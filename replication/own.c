@@ -29,7 +29,6 @@ int own_begin(struct own *o, struct store *s, uint32_t epoch, int64_t wall_ms)
     o->first = o->next = meta.end.lsn + 1;
     o->wall_ms = wall_ms;
     o->purge = o->has_opstate = false;
-    o->purges_ms = -1;
     buf_clear(&o->rows);
     return s->ops->begin(s);
 }
@@ -39,59 +38,13 @@ bool own_full(const struct own *o)
     return o->next - o->first >= OWN_ROWS_MAX || o->rows.len >= OWN_BYTES_MAX;
 }
 
-/* The newest order to purge: of what was done before o->purges_ms. */
-static int find_purge(struct own *o)
-{
-    struct row key = {.type = ROW_OPSTATE, .opstate.key = SLICE_LIT("purge")}, here;
-    enum unmerged_class mark;
-    if (o->purges_ms >= 0)
-        return STORE_OK;
-    int err = o->store->ops->get(o->store, &key, &here, &mark);
-    if (err || !apply_is_purge(&here, &o->purges_ms))
-        o->purges_ms = 0;
-    return err == STORE_NOT_FOUND ? STORE_OK : err;
-}
-
-/* By a clock that was put back, or another node's: what it would forget is forgotten. */
-static int is_stale_purge(struct own *o, const struct row *r, bool *stale)
-{
-    int64_t before_ms;
-    *stale = false;
-    if (!apply_is_purge(r, &before_ms))
-        return STORE_OK;
-    int err = find_purge(o);
-    *stale = !err && before_ms < o->purges_ms;
-    return err;
-}
-
-/* What is done now must not fall under an order that was given before, by another clock: a copy of
- * this store would carry that out, and this store not. */
-static int date_tombstone(struct own *o, struct row *r)
-{
-    if (r->type != ROW_MESSAGE || r->message.state != MESSAGE_DONE)
-        return STORE_OK;
-    int err = find_purge(o);
-    if (!err && r->message.done_ms < o->purges_ms)
-        r->message.done_ms = o->purges_ms;
-    return err;
-}
-
 int own_put(struct own *o, struct row *r)
 {
     int64_t before_ms;
-    bool stale;
-    int err = is_stale_purge(o, r, &stale);
-    if (!err)
-        err = date_tombstone(o, r);
-    if (err || stale)
-        return err;
     if (!apply_number(&o->rows, r, 1, o->epoch, &o->next))
         return STORE_FULL;
     o->has_opstate = o->has_opstate || r->type == ROW_OPSTATE;
-    if (apply_is_purge(r, &before_ms)) {
-        o->purge = true;
-        o->purges_ms = before_ms;
-    }
+    o->purge = o->purge || apply_is_purge(r, &before_ms);
     return o->store->ops->put(o->store, r, UNMERGED_NONE);
 }
 
@@ -118,10 +71,13 @@ int own_finish(struct own *o, uint64_t id)
     err = store_get_message(s, id, &row);
     if (err)
         return err == STORE_NOT_FOUND ? STORE_OK : err;
-    if (row.message.state == MESSAGE_DONE || row.message.recipients != total)
+    if (row.message.recipients != total)
         return STORE_OK;
+    /* One that was done is written again: a message's row stands behind those of its recipients.
+     * Where it was purged already they come back together, and go together. */
+    if (row.message.state != MESSAGE_DONE)
+        row.message.done_ms = o->wall_ms;
     row.message.state = MESSAGE_DONE;
-    row.message.done_ms = o->wall_ms;
     row.message.body = (struct slice){NULL, 0};
     buf_clear(&o->scratch);
     return row_encode(&o->scratch, &row) ? put_scratch(o) : STORE_FULL;

@@ -22,7 +22,6 @@ struct own {
     struct buf scratch; /* rows on their way through a merge */
     bool purge;         /* a purge row is in it: apply_purge() is due after the commit */
     bool has_opstate;   /* operator state is */
-    int64_t purges_ms;  /* of the newest order to purge; -1: not looked for yet */
 };
 void own_init(struct own *o);
 void own_free(struct own *o);

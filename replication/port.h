@@ -70,6 +70,7 @@ struct store_request {
     uint64_t cookie; /* comes back in the reply */
     uint32_t epoch;
     uint8_t mode; /* enum history_mode */
+    bool copies;  /* CHANGES: of a full copy, during which nothing is purged */
     uint64_t first;
     struct pos pos, committed;
     struct store_id store;

@@ -70,9 +70,11 @@ struct primary {
     uint64_t waiting_since_ns;
     bool slow_told;
     uint64_t detached_ns;
-    uint32_t in_doubt; /* at its beginning */
-    uint64_t purged;   /* meta.purged, as far as storage told it by now */
-    struct pos known;  /* committed in the epoch before: the old primary must hold it */
+    uint32_t in_doubt;          /* at its beginning */
+    uint64_t purged;            /* meta.purged, as far as storage told it by now */
+    struct store_id copy_store; /* which got the newest full copy, or a part of it */
+    uint64_t copy_purged;       /* meta.purged when that began */
+    struct pos known;           /* committed in the epoch before: the old primary must hold it */
     /* Highest lsn that a store acknowledged in this epoch. */
     struct store_id acked_store;
     uint64_t acked;
@@ -199,6 +201,11 @@ void feed_link_up(struct replica *r, uint64_t link);
 void feed_lost(struct replica *r, const char *why); /* why: close it; NULL: it is gone already */
 void feed_frame(struct replica *r, uint8_t type, struct slice payload);
 void feed_pump(struct replica *r);
+/* Then nothing was delivered without that store. */
+static inline bool feed_waited_for(const struct replica *r, const struct store_id *store)
+{
+    return r->p.waiting && store_id_eq(&r->p.waits_for, store);
+}
 void feed_committed(struct replica *r); /* tell the committed lsn where it is due */
 bool feed_reply(struct replica *r, struct store_reply *reply);
 void feed_note(struct replica *r, struct slice frame); /* a NOTE that delivery has just made */

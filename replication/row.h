@@ -121,8 +121,8 @@ struct row_chunk {
 
 /* Operator state: small named values; newest wins, between diverged copies the more restrictive.
  * Known keys: "takeover" ("on" | "off" | "off until=<wall ms>"), "purge" (<wall ms>: tombstones
- * done before it are gone), "pause/destination/<domain>", "pause/campaign/<name>",
- * "suppress/<address>": value "" means removed. */
+ * done before it, and written before this row, go), "pause/destination/<domain>",
+ * "pause/campaign/<name>", "suppress/<address>": value "" means removed. */
 struct row_opstate {
     struct slice key, value;
     struct pos pos;

@@ -83,11 +83,11 @@ struct store_ops {
     int (*each_bounce)(struct store *s, uint64_t parent, store_row_fn fn, void *ctx);
     /* Every queued recipient with DOUBT_NOTED (there are as many as connections). */
     int (*each_noted)(struct store *s, store_row_fn fn, void *ctx);
-    /* Deletes tombstones with done_ms < before_ms, and below unread_from, with all their rows, and
-     * chunks without a message that were written (pos) in an epoch below meta.end.epoch; nothing
-     * that is marked unmerged. At most limit messages; *more says that there are others. Raises
+    /* Deletes tombstones with done_ms < before_ms and lsn < below with all their rows, and chunks
+     * without a message that were written (pos) in an epoch below meta.end.epoch; nothing that is
+     * marked unmerged. At most limit messages; *more says that there are others. Raises
      * meta.purged. */
-    int (*purge)(struct store *s, int64_t before_ms, unsigned limit, bool *more);
+    int (*purge)(struct store *s, int64_t before_ms, uint64_t below, unsigned limit, bool *more);
     /* Empties the store: all rows, history, positions; takes the new id; sets copying. Inside a
      * transaction. */
     int (*wipe)(struct store *s, const struct store_id *fresh);
@@ -97,13 +97,7 @@ struct store {
     const struct store_ops *ops;
     /* Volatile, apply.c's: how far the rows of an unfinished catch-up have come; 0: none. */
     uint64_t cursor;
-    /* Volatile, of a primary whose standby reads changes: first lsn that it has not read yet; 0:
-     * none reads. What is done and stands there or above isn't purged: no change would tell of it,
-     * and the standby would keep what it has read of that message. Whoever runs the store forgets
-     * it when nothing was read for READING_HOLD_MS: a standby that is gone holds up nothing. */
-    uint64_t unread_from;
 };
-enum { READING_HOLD_MS = 60000 };
 
 /* Valid until the next call, as with get(). */
 static inline int store_get_message(struct store *s, uint64_t id, struct row *out)

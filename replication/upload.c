@@ -130,7 +130,7 @@ void upload_frame(struct replica *r, struct slice payload)
     raise_notes(r, u.rows);
     struct store_request q = {.type = SR_MERGE,
                               .epoch = r->p.epoch,
-                              .first = d->remembers,
+                              .first = feed_waited_for(r, &d->store) ? UINT64_MAX : d->remembers,
                               .committed = {r->p.epoch, r->p.committed},
                               .n_rows = u.n_rows};
     q.bytes = with_told_again(r, u.rows, &q.n_rows);

@@ -152,7 +152,7 @@ int sqlite_mark_unmerged(struct store *s, struct pos shared,
 int sqlite_find_twin(struct store *s, const struct row_message *m, uint64_t above, uint64_t *id);
 int sqlite_each_bounce(struct store *s, uint64_t parent, store_row_fn fn, void *ctx);
 int sqlite_each_noted(struct store *s, store_row_fn fn, void *ctx);
-int sqlite_purge(struct store *s, int64_t before_ms, unsigned limit, bool *more);
+int sqlite_purge(struct store *s, int64_t before_ms, uint64_t below, unsigned limit, bool *more);
 /* Is there an order of that kind about the name? (opstate.h) */
 int sqlite_ordered(struct store_sqlite *x, enum opstate_kind kind, struct slice name, bool *yes);
 /* select_sqlite.c, for read_sqlite.c. */

@@ -56,7 +56,7 @@ struct storage {
     bool started;
     struct lane lanes[LANES];
 
-    pthread_mutex_t lock; /* guards what follows, down to the writer's own */
+    pthread_mutex_t lock; /* guards what follows, down to what is atomic */
     pthread_cond_t wake;
     bool stop;
     struct list items;
@@ -73,9 +73,9 @@ struct storage {
     _Atomic uint64_t busy_since_ns; /* start of the transaction under way; 0: none */
     _Atomic unsigned closing;       /* SR_CLOSE requests that are posted and not yet done */
 
-    pthread_mutex_t reading_lock; /* held by a purge, and around the next two */
-    uint64_t unread_from;         /* store.unread_from, as the feed's reader left it */
-    uint64_t read_ns;             /* when */
+    pthread_mutex_t reading_lock; /* held by a piece of a purge, and around the next two */
+    uint64_t unread_from;         /* first lsn that the feed's reader has not come to */
+    uint64_t read_ns;             /* when it read last; 0: never */
 
     /* the writer's own */
     struct store *store;
@@ -85,6 +85,7 @@ struct storage {
     bool failed;
     _Atomic int failure; /* enum store_error behind it, for other threads; 0: none */
     bool purging;
+    uint64_t merged_ns; /* the newest merge of another node's rows; 0: none */
     bool suppressing;   /* there are, or were, addresses that are never sent to */
     struct twin *twins; /* sorted by prefix; may hold some that are no longer quarantined */
     size_t n_twins;

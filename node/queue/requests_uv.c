@@ -433,7 +433,7 @@ void reader_changes(struct storage *s, struct store *store, const struct store_r
     buf_init(&c.rows, CHANGES_CAP);
     buf_init(&all, CHANGES_CAP + (1 << 16));
     buf_init(&history, 1 << 14);
-    note_reading(s, r->first + 1);
+    note_reading(s, r->copies ? 1 : r->first + 1);
     out.err = store->ops->begin(store);
     if (!out.err) {
         store->ops->get_meta(store, &out.meta);
@@ -454,7 +454,7 @@ void reader_changes(struct storage *s, struct store *store, const struct store_r
     }
     if (!out.err && !batch_encode(&all, &b))
         out.err = STORE_FULL;
-    note_reading(s, c.cut ? c.last + 1 : 0);
+    note_reading(s, r->copies && c.cut ? 1 : b.last + 1);
     out.more = c.cut;
     out.n_rows = c.n;
     if (!out.err)

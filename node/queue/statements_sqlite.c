@@ -42,7 +42,7 @@ static const char *const text[STATEMENTS] = {
     [ST_MESSAGE_BOUNCES] =
         "SELECT " MESSAGE_COLUMNS " FROM message WHERE parent=?1 AND parent<>0 ORDER BY id",
     [ST_MESSAGE_TOMBSTONES] = "SELECT id,lsn FROM message WHERE state=1 AND done_ms<?1 AND mark=0 "
-                              "AND lsn<=?3 ORDER BY done_ms LIMIT ?2",
+                              "AND lsn<?3 ORDER BY done_ms LIMIT ?2",
     [ST_MESSAGE_OLDEST] = "SELECT received_ms FROM message INDEXED BY message_live WHERE state=0 "
                           "ORDER BY id LIMIT 1",
 

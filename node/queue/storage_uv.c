@@ -271,13 +271,25 @@ uint64_t storage_stalled_ms(const struct storage *s)
 
 /* --- the writer --- */
 
-/* A reading that begins waits for the step, or the step knows of it. */
-static int purge_unread(struct storage *s, bool *more)
+static bool holds_up(uint64_t at_ns)
 {
+    return at_ns && clock_boot_ns() < at_ns + PURGE_HOLD_MS * UINT64_C(1000000);
+}
+
+/* As a primary: only what is committed, and nothing while rows of another node are being merged,
+ * which may be of something that is done here. A reading that begins waits for the step, or the
+ * step knows of it. */
+static int purge_some(struct storage *s, bool *more)
+{
+    uint64_t below = UINT64_MAX;
+    if (s->epoch)
+        below = s->committed.epoch == s->epoch ? s->committed.lsn + 1 : 0;
+    if (holds_up(s->merged_ns))
+        below = 0;
     pthread_mutex_lock(&s->reading_lock);
-    bool reads = clock_boot_ns() < s->read_ns + READING_HOLD_MS * UINT64_C(1000000);
-    s->store->unread_from = reads ? s->unread_from : 0;
-    int err = apply_purge(s->store, PURGE_STEP, more);
+    if (holds_up(s->read_ns) && s->unread_from < below)
+        below = s->unread_from;
+    int err = below ? apply_purge(s->store, below, PURGE_STEP, more) : STORE_OK;
     pthread_mutex_unlock(&s->reading_lock);
     return err;
 }
@@ -287,7 +299,7 @@ static void purge_step(struct storage *s)
     bool more = false;
     if (!s->failed)
         storage_begun(s);
-    int err = s->failed ? STORE_OK : purge_unread(s, &more);
+    int err = s->failed ? STORE_OK : purge_some(s, &more);
     if (err)
         storage_fail(s, err, store_sqlite_error(s->store));
     else if (!s->failed)

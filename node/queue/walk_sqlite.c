@@ -373,18 +373,17 @@ struct tombstone {
 };
 
 /* Up to one more than limit. */
-static int find_tombstones(struct store_sqlite *x, int64_t before_ms, unsigned limit,
-                           struct tombstone *out, unsigned *n)
+static int find_tombstones(struct store_sqlite *x, int64_t before_ms, uint64_t below,
+                           unsigned limit, struct tombstone *out, unsigned *n)
 {
     sqlite3_stmt *st = sqlite_statement(x, ST_MESSAGE_TOMBSTONES);
-    uint64_t unread = x->base.unread_from;
     int rc;
     *n = 0;
     if (!st)
         return STORE_IO;
     sqlite3_bind_int64(st, 1, before_ms);
     sqlite3_bind_int64(st, 2, (int64_t)limit + 1);
-    sqlite3_bind_int64(st, 3, unread ? (int64_t)unread - 1 : INT64_MAX);
+    sqlite3_bind_int64(st, 3, below < INT64_MAX ? (int64_t)below : INT64_MAX);
     while ((rc = sqlite3_step(st)) == SQLITE_ROW && *n <= limit)
         out[(*n)++] = (struct tombstone){(uint64_t)sqlite3_column_int64(st, 0),
                                          (uint64_t)sqlite3_column_int64(st, 1)};
@@ -408,14 +407,14 @@ static int forget_message(struct store_sqlite *x, const struct tombstone *t)
     return err;
 }
 
-int sqlite_purge(struct store *s, int64_t before_ms, unsigned limit, bool *more)
+int sqlite_purge(struct store *s, int64_t before_ms, uint64_t below, unsigned limit, bool *more)
 {
     struct store_sqlite *x = sqlite_of(s);
     assert(x->in_transaction);
     *more = false;
     struct tombstone *t = xmalloc((limit + 1) * sizeof *t);
     unsigned n, gone = 0;
-    int err = find_tombstones(x, before_ms, limit, t, &n);
+    int err = find_tombstones(x, before_ms, below, limit, t, &n);
     for (unsigned i = 0; !err && i < n && i < limit; i++) {
         bool marked = false;
         err = sqlite_each_recipient(s, t[i].id, see_marked, &marked);

@@ -426,6 +426,7 @@ int writer_merge(struct storage *s, const struct store_request *r)
     s->store->ops->get_meta(s->store, &meta);
     if (s->failed || !s->epoch || r->epoch != s->epoch || !r->bytes || meta.purged > r->first)
         return STORE_CONFLICT;
+    s->merged_ns = clock_boot_ns();
     struct wire_reader w = wire_read(slice_of(r->bytes->data, r->bytes->n));
     int err = STORE_OK;
     while (!err && w.n) {

@@ -14,8 +14,7 @@ static void purge(struct sim *s, struct node *n)
 {
     struct pair_view v;
     pair_view(n->pair, node_now(s, n), &v);
-    if (v.role != ROLE_PRIMARY ||
-        !wall_may_expire(&v, n->serving_ns, node_now(s, n), node_wall(s, n)))
+    if (!wall_may_expire(&v, n->serving_ns, node_now(s, n), node_wall(s, n)))
         return;
     struct op *op = xcalloc(1, sizeof *op);
     buf_init(&op->memory, 64);

@@ -276,9 +276,9 @@ struct storage_model {
     bool failed; /* nothing is written any more until a restart */
     uint64_t busy_since;
     struct own *own;
-    uint32_t writer;    /* epoch in which operations are taken; 0: closed */
-    uint64_t purged_by; /* lsn of the order that was carried out */
-    uint64_t read_at;   /* store.unread_from was set then */
+    uint32_t writer;                          /* epoch in which operations are taken; 0: closed */
+    uint64_t purged_by;                       /* lsn of the order that was carried out */
+    uint64_t unread_from, read_at, merged_at; /* as in node/queue/internal_uv.h */
     struct pos committed;
 };
 struct node {

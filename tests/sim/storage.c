@@ -519,6 +519,7 @@ static void start_merge(struct sim *s, struct node *n)
         next_item(s, n);
         return;
     }
+    m->merged_at = s->now;
     int err = own_begin(o, n->disk.store, m->writer, node_wall(s, n));
     unsigned restricts = operator_restricts(n);
     if (!err)
@@ -867,6 +868,11 @@ static void start_request(struct sim *s, struct node *n)
     sim_at(s, s->now + (reads ? 100 * US : commit_time(s, n)), n->self, request_done);
 }
 
+static bool holds_up(const struct sim *s, uint64_t at)
+{
+    return at && s->now < at + PURGE_HOLD_MS * MS;
+}
+
 /* An order to purge that is new here is carried out before anything else. */
 static void purge(struct sim *s, struct node *n)
 {
@@ -876,10 +882,15 @@ static void purge(struct sim *s, struct node *n)
     if (!x || m->failed || x->pos.lsn == m->purged_by)
         return;
     m->purged_by = x->pos.lsn;
-    if (s->now > m->read_at + READING_HOLD_MS * MS)
-        st->unread_from = 0;
-    for (bool more = true; more;)
-        if (apply_purge(st, 500, &more))
+    uint64_t below = UINT64_MAX;
+    if (m->writer)
+        below = m->committed.epoch == m->writer ? m->committed.lsn + 1 : 0;
+    if (holds_up(s, m->merged_at))
+        below = 0;
+    if (holds_up(s, m->read_at) && m->unread_from < below)
+        below = m->unread_from;
+    for (bool more = below > 0; more;)
+        if (apply_purge(st, below, 500, &more))
             assert(!"memory doesn't fail");
     store_memory_sync(st);
 }
@@ -931,8 +942,6 @@ static void read_changes(struct sim *s, struct task *t)
     struct changes c = {.limit = i->req.limit, .complete = true, .last = i->req.first};
     buf_init(&c.rows, FRAME_MAX);
     st->ops->changes_after(st, i->req.first, add_change, &c);
-    st->unread_from = c.complete ? 0 : c.last + 1;
-    n->storage.read_at = s->now;
     struct buf history, out;
     buf_init(&history, 1 << 16);
     buf_init(&out, FRAME_MAX);
@@ -950,6 +959,8 @@ static void read_changes(struct sim *s, struct task *t)
     bool ok = batch_encode(&out, &x);
     assert(ok);
     (void)ok;
+    n->storage.unread_from = i->req.copies && !c.complete ? 1 : x.last + 1;
+    n->storage.read_at = s->now;
     reply(s, n, READER_TO_REPLICATION, &i->req,
           (struct store_reply){
               .more = !c.complete, .n_rows = c.n, .bytes = shared_new(buf_slice(&out))});
@@ -1010,7 +1021,7 @@ void storage_start(struct sim *s, struct node *n)
 {
     n->storage = (struct storage_model){.own = xcalloc(1, sizeof(struct own))};
     own_init(n->storage.own);
-    n->disk.store->cursor = n->disk.store->unread_from = 0;
+    n->disk.store->cursor = 0;
     store_memory_defer(n->disk.store, true);
     n->storage.committed = store_memory_meta(n->disk.store)->committed;
     n->lsn_own = store_memory_meta(n->disk.store)->end.lsn;

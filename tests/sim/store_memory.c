@@ -671,7 +671,7 @@ static void drop_orphans(struct memory *m, struct group *g)
     }
 }
 
-static int op_purge(struct store *s, int64_t before_ms, unsigned limit, bool *more)
+static int op_purge(struct store *s, int64_t before_ms, uint64_t below, unsigned limit, bool *more)
 {
     struct memory *m = memory_of(s);
     *more = false;
@@ -680,7 +680,7 @@ static int op_purge(struct store *s, int64_t before_ms, unsigned limit, bool *mo
         struct group *g = m->order[i];
         drop_orphans(m, g);
         if (!message_done(g) || g->message.cell->row.message.done_ms >= before_ms || marked(g) ||
-            (s->unread_from && g->message.cell->row.message.pos.lsn >= s->unread_from))
+            g->message.cell->row.message.pos.lsn >= below)
             continue;
         if (n++ == limit) {
             *more = true;

@@ -267,7 +267,7 @@ static void do_own(struct world_node *n, struct job *j)
 static void purge(struct world_node *n)
 {
     for (bool more = true; more;)
-        if (apply_purge(n->store, 100, &more))
+        if (apply_purge(n->store, UINT64_MAX, 100, &more))
             assert(!"memory doesn't fail");
 }
 

@@ -792,7 +792,7 @@ static void purge(unsigned node)
     bool more;
     struct store *s = w.node[node].store;
     ck_assert_int_eq(s->ops->begin(s), 0);
-    ck_assert_int_eq(s->ops->purge(s, INT64_MAX, 100, &more), 0);
+    ck_assert_int_eq(s->ops->purge(s, INT64_MAX, UINT64_MAX, 100, &more), 0);
     ck_assert_int_eq(s->ops->commit(s), 0);
 }
 
@@ -931,6 +931,51 @@ START_TEST(test_who_forgot_gets_a_copy)
     world_run(&w, 3000);
     ck_assert(world_has(&w, B, alone));
     ck_assert(world_has(&w, A, id));
+    ck_assert(world_equal(&w));
+    world_free(&w);
+}
+END_TEST
+
+/* Of a cluster that has been there for longer than `retention`: a copy takes longer than links
+ * last, and goes on where it was cut off. Unless something was purged since. */
+START_TEST(test_a_copy_goes_on_where_it_was_cut_off)
+{
+    world_init(&w, 36, 0);
+    world_promote(&w, A, 2, false);
+    world_run(&w, 40);
+    uint64_t old = add(A), late = add(A);
+    world_deliver(&w, A, old);
+    world_run(&w, 40);
+    purge(A);
+    ck_assert(!world_has(&w, A, old));
+    for (unsigned i = 0; i < 600; i++)
+        add(A);
+    world_run(&w, 400);
+    world_follow(&w, B, 2);
+    struct store_id copy = {{0}};
+    uint64_t reached = 0;
+    for (unsigned i = 0; i < 4; i++) {
+        w.node[A].reads_stalled = true;
+        world_run(&w, 100);
+        w.node[A].reads_stalled = false;
+        while (w.node[B].store->cursor <= reached + 40)
+            ck_assert(world_step(&w));
+        world_cut(&w);
+        if (i == 0)
+            copy = world_store_id(&w, B);
+        struct store_id now = world_store_id(&w, B);
+        ck_assert(store_id_eq(&copy, &now));
+        reached = w.node[B].store->cursor;
+    }
+    ck_assert(world_meta(&w, B)->copying);
+    w.node[B].dialling = false;
+    world_deliver(&w, A, late);
+    world_run(&w, 40);
+    purge(A);
+    w.node[B].dialling = true;
+    world_run(&w, 6000);
+    struct store_id now = world_store_id(&w, B);
+    ck_assert(!store_id_eq(&copy, &now));
     ck_assert(world_equal(&w));
     world_free(&w);
 }
@@ -1274,6 +1319,7 @@ int main(void)
     tcase_add_test(t, test_rejoin_discard_merges_nothing);
     tcase_add_test(t, test_an_order_that_was_not_needed_is_forgotten);
     tcase_add_test(t, test_who_forgot_gets_a_copy);
+    tcase_add_test(t, test_a_copy_goes_on_where_it_was_cut_off);
     tcase_add_test(t, test_rejoin_survives_a_broken_link);
     tcase_add_test(t, test_away_for_too_long_without_changes_gets_a_copy);
     tcase_add_test(t, test_away_for_long_but_nothing_was_purged);

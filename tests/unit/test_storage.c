@@ -374,8 +374,11 @@ START_TEST(test_changes_followed_make_a_copy)
 }
 END_TEST
 
+/* Of all that is committed. */
 static void order_purge(uint32_t e, const char *before_ms)
 {
+    struct store_request q = {.type = SR_COMMITTED, .epoch = e, .committed = rig.durable};
+    storage_request(rig.storage, &q);
     struct storage_op *op = rig_op(&rig, OP_OPSTATE, e);
     op->rows[op->n_rows++] = (struct row){
         .type = ROW_OPSTATE, .opstate = {.key = SLICE_LIT("purge"), .value = slice_str(before_ms)}};

@@ -134,9 +134,9 @@ static void operate(struct store *s, uint64_t *lsn, struct buf *answers)
         ck_assert_int_eq(s->ops->mark_unmerged(s, shared, some_class, NULL), STORE_OK);
     } else if (what == 19 && rnd(8) == 0) {
         int64_t before_ms = 1000 + (int64_t)rnd(1000);
-        s->unread_from = rnd(3) ? 0 : rnd((unsigned)*lsn);
+        uint64_t below = rnd(3) ? UINT64_MAX : rnd((unsigned)*lsn);
         while (more)
-            ck_assert_int_eq(s->ops->purge(s, before_ms, 100, &more), STORE_OK);
+            ck_assert_int_eq(s->ops->purge(s, before_ms, below, 100, &more), STORE_OK);
     }
 }
 
