@@ -207,6 +207,17 @@ static bool keeps_body(const struct row *in, const struct row *here, struct row 
     return true;
 }
 
+static bool row_equal(const struct row *a, const struct row *b)
+{
+    struct buf x, y;
+    buf_init(&x, 1 << 20);
+    buf_init(&y, 1 << 20);
+    bool equal = row_encode(&x, a) && row_encode(&y, b) && slice_eq(buf_slice(&x), buf_slice(&y));
+    buf_free(&x);
+    buf_free(&y);
+    return equal;
+}
+
 /* A row of the primary meets a row here that it may not have yet: both are kept, in one. */
 static int follow_marked(struct store *s, const struct row *in, const struct row *here,
                          enum unmerged_class mark)
@@ -228,6 +239,12 @@ static int follow_marked(struct store *s, const struct row *in, const struct row
         if (mark == UNMERGED_QUARANTINE && own.state == RCPT_QUEUED)
             own.state = RCPT_QUARANTINED;
         merge_recipient(&own, &in->recipient, &out.recipient);
+        /* Merged there, and perhaps changed since: what an operator released is not to be put in
+         * doubt again by what was his to judge. */
+        if (mark == UNMERGED_TAKEN)
+            out = pos_cmp(row_pos(in), row_pos(here)) > 0 ? *in : *here;
+        else if (mark == UNMERGED_QUEUED && row_equal(&out, in))
+            mark = UNMERGED_TAKEN;
         break;
     }
     case ROW_OPSTATE:

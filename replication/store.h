@@ -34,7 +34,14 @@ struct store_meta {
 };
 
 /* Where an unmerged row came from, decided when it was marked (section 8). */
-enum unmerged_class { UNMERGED_NONE = 0, UNMERGED_QUEUED = 1, UNMERGED_QUARANTINE = 2 };
+enum unmerged_class {
+    UNMERGED_NONE = 0,
+    UNMERGED_QUEUED = 1,
+    UNMERGED_QUARANTINE = 2,
+    /* Of recipients: QUEUED, and the primary's row has all of it by now; until the next adoption,
+     * for that primary may lose it again. */
+    UNMERGED_TAKEN = 3
+};
 
 struct store;
 
@@ -65,13 +72,13 @@ struct store_ops {
      * the other node.) Marks rows with pos.lsn > shared.lsn that carry no mark yet with what
      * classify says about the row's own pos and `born`: the born position of its message for a
      * message, its recipients and chunks ({0,0} when the message isn't here, and for operator
-     * state). UNMERGED_NONE: the row is left alone. */
+     * state). UNMERGED_NONE: the row is left alone. UNMERGED_TAKEN becomes UNMERGED_QUEUED. */
     int (*mark_unmerged)(struct store *s, struct pos shared,
                          enum unmerged_class (*classify)(void *ctx, struct pos pos,
                                                          struct pos born),
                          void *ctx);
     /* Unmerged rows in an order that allows merging: by message id; per message its chunks, the
-     * message, its recipients; opstate last. */
+     * message, its recipients; opstate last. UNMERGED_TAKEN is given as UNMERGED_QUEUED. */
     int (*each_unmerged)(struct store *s, store_row_fn fn, void *ctx);
     int (*unmark)(struct store *s, const struct row *key);
     /* Recipient rows of the message that are here, and how many of them are not terminal. */

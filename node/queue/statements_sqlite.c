@@ -74,6 +74,8 @@ static const char *const text[STATEMENTS] = {
         "SELECT t.id,t.epoch,t.lsn,m.born_epoch,m.born_lsn,t.idx FROM recipient t "
         "LEFT JOIN message m ON m.id=t.id WHERE t.lsn>?1 AND t.mark=0",
     [ST_RECIPIENT_MARK] = "UPDATE recipient SET mark=?2 WHERE id=?1 AND idx=?3",
+    /* UNMERGED_TAKEN, in the words of the index */
+    [ST_RECIPIENT_TAKEN] = "UPDATE recipient SET mark=1 WHERE mark<>0 AND mark=3",
     [ST_RECIPIENT_DELETE] = "DELETE FROM recipient WHERE id=?1",
 
     [ST_CHUNK_PUT] = "INSERT INTO chunk(" CHUNK_COLUMNS ")VALUES(?1,?2,?3,?4,?5,?6)"

@@ -106,14 +106,26 @@ int sqlite_changes_after(struct store *s, uint64_t after, store_row_fn fn, void 
     return walk(c, false, by_lsn, fn, ctx);
 }
 
+struct as_queued {
+    store_row_fn fn;
+    void *ctx;
+};
+
+static bool give_as_queued(void *ctx, const struct row *r, enum unmerged_class mark)
+{
+    const struct as_queued *x = ctx;
+    return x->fn(x->ctx, r, mark == UNMERGED_TAKEN ? UNMERGED_QUEUED : mark);
+}
+
 int sqlite_each_unmerged(struct store *s, store_row_fn fn, void *ctx)
 {
     struct store_sqlite *x = sqlite_of(s);
+    struct as_queued taken = {fn, ctx};
     struct cursor c[TABLES] = {{.st = sqlite_statement(x, ST_MESSAGE_MARKED)},
                                {.st = sqlite_statement(x, ST_RECIPIENT_MARKED)},
                                {.st = sqlite_statement(x, ST_CHUNK_MARKED)},
                                {.st = sqlite_statement(x, ST_OPSTATE_MARKED)}};
-    return walk(c, x->meta.unfit, by_message, fn, ctx);
+    return walk(c, x->meta.unfit, by_message, give_as_queued, &taken);
 }
 
 /* What is to be marked is collected first: an update under the walk would change its index. */
@@ -222,7 +234,10 @@ static int mark_opstate(struct store_sqlite *x, uint64_t after, classify_fn clas
 int sqlite_mark_unmerged(struct store *s, struct pos shared, classify_fn classify, void *ctx)
 {
     struct store_sqlite *x = sqlite_of(s);
-    int err = mark_table(x, ST_CHUNK_BEYOND, ST_CHUNK_MARK, shared.lsn, classify, ctx);
+    static_assert(UNMERGED_QUEUED == 1 && UNMERGED_TAKEN == 3, "as the statement says");
+    int err = readable(x, sqlite_run(sqlite_statement(x, ST_RECIPIENT_TAKEN)));
+    if (!err)
+        err = mark_table(x, ST_CHUNK_BEYOND, ST_CHUNK_MARK, shared.lsn, classify, ctx);
     if (!err)
         err = mark_table(x, ST_RECIPIENT_BEYOND, ST_RECIPIENT_MARK, shared.lsn, classify, ctx);
     if (!err)

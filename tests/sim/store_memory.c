@@ -512,6 +512,8 @@ typedef enum unmerged_class (*classify_fn)(void *ctx, struct pos pos, struct pos
 static void judge(struct memory *m, struct slot *slot, uint64_t shared, struct pos born,
                   classify_fn classify, void *ctx)
 {
+    if (slot && slot->cell && slot->cell->unmerged == UNMERGED_TAKEN)
+        mark(m, slot, UNMERGED_QUEUED);
     if (!slot || !slot->cell || slot->cell->unmerged)
         return;
     struct pos p = row_pos(&slot->cell->row);
@@ -548,6 +550,8 @@ struct only_unmerged {
 static bool filter(void *ctx, const struct row *r, enum unmerged_class unmerged)
 {
     struct only_unmerged *o = ctx;
+    if (unmerged == UNMERGED_TAKEN)
+        unmerged = UNMERGED_QUEUED;
     return unmerged == UNMERGED_NONE || o->fn(o->ctx, r, unmerged);
 }
 

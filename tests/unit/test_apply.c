@@ -910,6 +910,45 @@ START_TEST(test_purge_on_both)
 }
 END_TEST
 
+static bool in_doubt(struct store *s, uint64_t id)
+{
+    struct row_recipient x = recipient(s, id);
+    return x.in_doubt == DOUBT_YES && x.held & HELD_IN_DOUBT;
+}
+
+/* a noted a dot alone, and comes back. While its row is still marked, the primary has merged the
+ * doubt, and then an operator releases it there: that holds on both. */
+START_TEST(test_a_doubt_released_during_a_rejoin_is_over_on_both)
+{
+    struct buf merged, released;
+    uint64_t id = MESSAGE_ID(4, 1);
+    bool done;
+    diverge();
+    open_own(a);
+    ck_assert_int_eq(own_note(&own, id, 0, DOUBT_NOTED, &done), STORE_OK);
+    close_own(NULL);
+    promote(b, 5, MODE_SOLO);
+    adopt(a, b);
+    catch_up(b, a);
+    open_own(b);
+    ck_assert_int_eq(a->ops->each_unmerged(a, merge_row, NULL), STORE_OK);
+    close_own(&merged);
+    ck_assert_int_eq(follow(a, &merged), STORE_OK);
+    ck_assert(in_doubt(a, id) && in_doubt(b, id));
+    open_own(b);
+    put(support_recipient(id, 0, RCPT_QUEUED));
+    close_own(&released);
+    ck_assert_int_eq(follow(a, &released), STORE_OK);
+    ck_assert(!in_doubt(a, id) && !in_doubt(b, id));
+    /* Another primary may not know of it: what is here counts again, doubt and release alike. */
+    promote(b, 7, MODE_SOLO);
+    adopt(a, b);
+    merge_all(a, b);
+    ck_assert(!in_doubt(a, id) && !in_doubt(b, id));
+    ck_same(a, b, true);
+}
+END_TEST
+
 static void order_purge(const char *before_ms)
 {
     put((struct row){.type = ROW_OPSTATE,
@@ -997,6 +1036,7 @@ int main(void)
     tcase_add_test(t, test_pauses_survive_a_merge);
     tcase_add_test(t, test_a_pause_lifted_during_a_rejoin_is_over_on_both);
     tcase_add_test(t, test_purge_on_both);
+    tcase_add_test(t, test_a_doubt_released_during_a_rejoin_is_over_on_both);
     tcase_add_test(t, test_an_order_is_for_what_was_done_before);
     tcase_add_test(t, test_a_copy_has_forgotten_as_much);
     suite_add_tcase(s, t);

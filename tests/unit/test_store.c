@@ -111,7 +111,9 @@ static void operate(struct store *s, uint64_t *lsn, struct buf *answers)
     uint32_t total, open;
     bool more = true;
     if (what < 12) {
-        ck_assert_int_eq(s->ops->put(s, &r, (enum unmerged_class)(rnd(6) == 0)), STORE_OK);
+        bool taken = r.type == ROW_RECIPIENT && rnd(2);
+        enum unmerged_class as = taken ? UNMERGED_TAKEN : UNMERGED_QUEUED;
+        ck_assert_int_eq(s->ops->put(s, &r, rnd(6) ? UNMERGED_NONE : as), STORE_OK);
     } else if (what < 15) {
         int err = s->ops->get(s, &r, &out, &mark);
         wire_put_u8(answers, (uint8_t)err);
