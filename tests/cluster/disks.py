@@ -328,5 +328,7 @@ def killed_before_the_flush(t):
     standby.disk.heal()
     standby.start()
     wait_until("it has opened its store", standby.status, 10)
-    expect(not standby.disk.unflushed(""), f"not flushed: {standby.disk.unflushed('')}")
+    # A row of the voter that is being written says nothing before it has its name.
+    left = [f for f in standby.disk.unflushed("") if not f.endswith(".voter.new")]
+    expect(not left, f"not flushed: {left}")
     t.settle()

@@ -128,6 +128,8 @@ static void settle(struct sim *s)
     char why[400] = "";
     bool stopping = s->node[0].stopping || s->node[1].stopping;
     uint64_t began = s->now, bound = began + REST_S * SEC + s->plan.quarantine_ms * MS;
+    if (s->with_purge) /* one store may still hold up what is purged from the other */
+        bound += PURGE_HOLD_MS * MS;
     while (!s->failed && s->now < bound) {
         run_until(s, s->now + 100 * MS);
         if (s->failed || books_settled_down(s, why, sizeof why))
