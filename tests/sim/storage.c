@@ -324,11 +324,14 @@ static int release_due(struct own *o, int64_t ahead_ms)
 static int write_selected(struct own *o, const struct op *op)
 {
     const struct selector all = {.all = true};
-    uint32_t total = 0, open = 0;
-    int err = o->store->ops->count_recipients(o->store, op->copy_id, &total, &open);
-    for (uint32_t i = 0; i < total && !err; i++) {
+    int err = STORE_OK;
+    for (uint32_t i = 0; i < MESSAGE_RCPTS && !err; i++) {
         struct row key = {.type = ROW_RECIPIENT, .recipient = {.id = op->copy_id, .index = i}}, row;
         err = o->store->ops->get(o->store, &key, &row, NULL);
+        if (err == STORE_NOT_FOUND) {
+            err = STORE_OK;
+            continue;
+        }
         if (!err && selector_apply(op->action, &all, &row.recipient, o->wall_ms))
             err = own_put(o, &row);
         if (!err && op->action == SELECT_CANCEL)
