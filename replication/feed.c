@@ -455,6 +455,8 @@ static void on_changes(struct replica *r, const struct store_reply *reply)
     send_batch(r, &x, NULL);
     if (BATON_MUTANT(RING_TOO_EARLY, true, x.complete) && reaches_ring(p)) {
         d->state = FEED_RING;
+        struct store_request all_read = {.type = SR_CHANGES, .epoch = p->epoch};
+        replica_store(r, &all_read);
         replica_report(r, PE_CAUGHT_UP, &d->store);
     }
     if (progress)

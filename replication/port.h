@@ -63,7 +63,9 @@ enum store_request_type {
     SR_MEND, /* bytes: SR_ROWS of message `first` from the other node: its body is put back here,
                 under the positions that its rows have here. STORE_CORRUPT: that copy is bad, too */
     SR_CHANGES, /* served by a reader: rows after lsn `first`, at most `limit` bytes, as one encoded
-                   batch whose `complete` says that everything up to the store's end was read */
+                   batch whose `complete` says that everything up to the store's end was read. With
+                   limit 0, not answered: the standby has read all, and holds no purge up any more
+                 */
 };
 struct store_request {
     enum store_request_type type;

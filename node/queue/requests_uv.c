@@ -419,7 +419,7 @@ static void note_reading(struct storage *s, uint64_t unread_from)
 {
     pthread_mutex_lock(&s->reading_lock);
     s->unread_from = unread_from;
-    s->read_ns = clock_boot_ns();
+    s->read_ns = unread_from ? clock_boot_ns() : 0;
     pthread_mutex_unlock(&s->reading_lock);
 }
 
@@ -427,6 +427,10 @@ static void note_reading(struct storage *s, uint64_t unread_from)
  * read; what a reader can see is on the disk. */
 void reader_changes(struct storage *s, struct store *store, const struct store_request *r)
 {
+    if (!r->limit) {
+        note_reading(s, 0);
+        return;
+    }
     struct store_reply out = {.type = SR_CHANGES, .cookie = r->cookie};
     struct changes c = {.limit = r->limit, .last = r->first};
     struct buf all, history;

@@ -941,6 +941,11 @@ static void read_changes(struct sim *s, struct task *t)
     struct node *n = &s->node[t->process];
     struct item *i = t->p;
     struct store *st = n->disk.store;
+    if (!i->req.limit) {
+        n->storage.read_at = 0;
+        item_free(i);
+        return;
+    }
     const struct store_meta *m = store_memory_meta(st);
     struct changes c = {.limit = i->req.limit, .complete = true, .last = i->req.first};
     buf_init(&c.rows, FRAME_MAX);

@@ -495,6 +495,8 @@ bool world_serve(struct world_node *n, const struct store_request *q, struct sto
             n->remembered = q->committed;
         return false; /* remembered with the next transaction; not answered */
     case SR_CHANGES:
+        if (!q->limit)
+            return false; /* not answered */
         do_changes(n, q, r);
         break;
     case SR_DIGESTS:

@@ -433,6 +433,22 @@ START_TEST(test_nothing_unread_is_purged)
     shared_unref(p.bytes);
     order_purge(e, "9999999999999");
     ck_assert(goes(MESSAGE_ID(e, N)));
+    /* It has read all that there was, and says so when it doesn't go on by reading. */
+    uint64_t next = MESSAGE_ID(e, N + 1);
+    rig_add(&rig, e, next, N + 1, 1);
+    ck_assert_int_eq(rig_wait(&rig), OP_DURABLE);
+    struct storage_op *op = rig_op(&rig, OP_OUTCOME, e);
+    op->rows[op->n_rows++] = support_recipient(next, 0, RCPT_DELIVERED);
+    storage_submit(rig.storage, op);
+    ck_assert_int_eq(rig_wait(&rig), OP_DURABLE);
+    order_purge(e, "9999999999999");
+    ck_assert_int_eq(rig_ask(&rig, (struct store_request){.type = SR_META}).err, STORE_OK);
+    ck_assert_int_eq(rig_state(&rig, next, 0, &ms), RCPT_DELIVERED);
+    q = (struct store_request){.type = SR_CHANGES, .limit = 0};
+    storage_request(rig.storage, &q);
+    for (unsigned i = 0; i < 100 && rig_state(&rig, next, 0, &ms) != -1; i++)
+        order_purge(e, "9999999999999");
+    ck_assert(goes(next));
     rig_stop(&rig);
 }
 END_TEST
