@@ -130,6 +130,7 @@ static void set_up(void)
 static void tear_down(void)
 {
     storage_stop(storage);
+    uv_run(&loop, UV_RUN_NOWAIT); /* what it answered at last is the queue's to free */
     queue_close(queue);
     uv_close((uv_handle_t *)&ticker, NULL);
     uv_run(&loop, UV_RUN_DEFAULT);
