@@ -342,16 +342,6 @@ static void note_known(struct sim *s, const struct node *n, const struct row_rec
         k->known_at[n->self] = 0;
 }
 
-/* Operators took each for dead: what is left of the histories no longer tells what was acknowledged
- * when (promises.md). */
-static bool forced_both(const struct books *b)
-{
-    bool by[NODES] = {false};
-    for (unsigned i = 0; i < b->n_forces; i++)
-        by[b->force[i].node] = true;
-    return by[0] && by[1];
-}
-
 static void watch_recipient(struct sim *s, const struct node *n, const struct row_recipient *was,
                             const struct row_recipient *x)
 {
@@ -380,8 +370,7 @@ static void watch_recipient(struct sim *s, const struct node *n, const struct ro
     if (x->state == RCPT_CANCELLED && !c->cancelled && !c->bounce)
         sim_fail(s, "1", "%llx/%u counts as cancelled on %s, and nobody said so", ID(x->id),
                  x->index, who);
-    if (c->acked && !c->was_away && !forced_both(&s->books) &&
-        (x->state == RCPT_QUARANTINED || x->state == RCPT_SUPERSEDED))
+    if (c->acked && !c->was_away && (x->state == RCPT_QUARANTINED || x->state == RCPT_SUPERSEDED))
         sim_fail(s, "1", "acknowledged %llx/%u becomes %s on the store of %s", ID(x->id), x->index,
                  rcpt_state_name(x->state), who);
     if ((x->state == RCPT_QUARANTINED || x->state == RCPT_SUPERSEDED) &&
