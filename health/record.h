@@ -32,7 +32,8 @@ enum warrant {
     WARRANT_SERVING,  /* a primary in its own epoch goes on, or drops the standby */
     WARRANT_SILENT,   /* the primary is silent */
     WARRANT_GIVEN_UP, /* its primary gave up exactly the epoch that is replaced */
-    WARRANT_ORDERED,  /* an operator's word */
+    WARRANT_ORDERED,  /* an operator's word: the other node is dead */
+    WARRANT_FORCED,   /* an operator's --force */
 };
 
 bool record_encode(struct buf *b, const struct record *r);

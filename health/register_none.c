@@ -167,8 +167,10 @@ static bool granted(struct judge *j, uint64_t now)
     case WARRANT_NONE:
         return false;
     case WARRANT_GIVEN_UP:
-    case WARRANT_ORDERED:
+    case WARRANT_FORCED:
         return true;
+    case WARRANT_ORDERED:
+        return silent;
     case WARRANT_SERVING:
         if (!j->cfg.automatic)
             return true;

@@ -11,8 +11,12 @@
  *              can't take over by itself  one, has ended; else this node may be the one cut off
  *   SILENT     never                      when a probe answers and the fence command exited 0
  *   GIVEN_UP   at once: that primary said that it never serves again in the epoch that is replaced
- *   ORDERED    at once: somebody looked
+ *   ORDERED    when the other node is silent: somebody looked, and it is dead
+ *   FORCED     at once
  *   NONE       never: a node that starts has to meet the other one (incident 26)
+ *
+ * An order isn't enough against a node that is heard: it may have gone on alone, and be starting
+ * anew with a disk that is too slow for a vote.
  *
  * A probe's answer counts if it was asked for after the other node's last sign of life: a network
  * that worked before the cut proves nothing. Silence is counted from when this node could reach

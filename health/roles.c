@@ -119,7 +119,7 @@ static const struct rule {
     {PH_CLAIM, PH_LEASE_WAIT, when_forced_stuck, "forced by the operator", act_force_stuck},
     {PH_CLAIM, PH_STOPPED, when_stop_late, "clean stop", act_stopped},
     {PH_CLAIM, PH_START, when_refused, "the record says otherwise", act_settle_and_look},
-    {PH_CLAIM, PH_START, when_not_done, "no majority", act_settle_and_look},
+    {PH_CLAIM, PH_START, when_not_done, "no majority", act_not_won},
     {PH_LEASE_WAIT, PH_START, when_beaten, "the record changed", act_look_again},
     {PH_LEASE_WAIT, PH_START, when_store_other, "the store became another meanwhile",
      act_force_other},

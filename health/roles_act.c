@@ -34,6 +34,20 @@ void act_settle_and_look(struct pair *p)
     act_look_again(p);
 }
 
+void act_not_won(struct pair *p)
+{
+    bool heard = p->peer_rx && p->now - p->peer_rx < p->cfg.takeover_after_ns;
+    bool failover = p->warrant == WARRANT_ORDERED && !p->alone_wanted;
+    if (failover && p->cfg.none && heard)
+        pair_op_done(p, false,
+                     "no takeover: %c gives signs of life, but no vote, so it may have gone on "
+                     "alone; see that it is off and say it again (or --force)",
+                     node_letter(pair_peer(p)));
+    else if (failover)
+        pair_op_done(p, false, "no takeover: the voters didn't answer in time; say it again");
+    act_settle_and_look(p);
+}
+
 void roles_watch_follower(struct pair *p)
 {
     p->lease_from = p->follower;
@@ -182,7 +196,7 @@ void act_claim_forced(struct pair *p)
     /* What was followed so far must not empty or change this store any more. */
     pair_fx(p, (struct pair_effect){.type = PX_FOLLOW, .record = to, .epoch = to.epoch});
 
-    pair_change(p, FOR_FORCE, WARRANT_ORDERED, &to);
+    pair_change(p, FOR_FORCE, WARRANT_FORCED, &to);
 }
 
 /* The voters can't be asked: the record is kept here alone, and offered to them later. */
@@ -230,7 +244,7 @@ void act_force_again(struct pair *p)
 {
     struct record to = p->want;
     pair_change_settled(p);
-    pair_change(p, FOR_FORCE, WARRANT_ORDERED, &to);
+    pair_change(p, FOR_FORCE, WARRANT_FORCED, &to);
 }
 
 void act_settled(struct pair *p)
@@ -359,7 +373,7 @@ void act_back(struct pair *p)
 void act_offer(struct pair *p)
 {
     struct record to = p->rec;
-    pair_change(p, FOR_FORCE, WARRANT_ORDERED, &to);
+    pair_change(p, FOR_FORCE, WARRANT_FORCED, &to);
     p->want_read = true; /* until they hold it */
 }
 

@@ -8,6 +8,7 @@
 void act_nothing(struct pair *p);
 void act_look_again(struct pair *p);
 void act_settle_and_look(struct pair *p);
+void act_not_won(struct pair *p);
 void act_promote(struct pair *p);
 void act_promote_single(struct pair *p);
 void act_claim_restart(struct pair *p);

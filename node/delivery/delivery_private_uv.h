@@ -94,6 +94,7 @@ struct link {
     struct client_transaction tx;
     unsigned stage; /* of the body: 0 prefix, 1 body, 2 all given */
     bool body_wanted, dot_wanted, dot_out, damaged;
+    bool checked;          /* piece is the whole body, and right */
     bool refused;          /* its rows have changed: they are read anew */
     struct noting *noting; /* of the job */
     uint64_t body_given, body_asked;

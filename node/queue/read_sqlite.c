@@ -79,6 +79,8 @@ static int read_body(struct store_sqlite *x, struct storage_read *r)
         return STORE_OK;
     uint64_t left = size - r->offset;
     size_t n = r->limit && r->limit < left ? r->limit : (size_t)left;
+    if (!buf_reserve(&r->bytes, n))
+        return STORE_FULL;
     err = inlined ? read_inline(x, r, n) : read_chunks(x, r, n);
     if (err)
         return err;
@@ -88,7 +90,8 @@ static int read_body(struct store_sqlite *x, struct storage_read *r)
     if (r->offset || n != size)
         return STORE_OK;
     crypto_sha256(buf_slice(&r->bytes), hash);
-    return memcmp(hash, expected, 32) == 0 ? STORE_OK : STORE_CORRUPT;
+    r->checked = memcmp(hash, expected, 32) == 0;
+    return r->checked ? STORE_OK : STORE_CORRUPT;
 }
 
 static bool append_row(void *ctx, const struct row *row, enum unmerged_class mark)

@@ -132,6 +132,7 @@ struct storage_read {
     struct buf bytes;
     unsigned n_rows;
     bool more;
+    bool checked; /* READ_BODY: bytes are the whole body, and its checksum is right */
 };
 /* lane 0: the relay's (bodies, due); lane 1: operators'; each is a thread of its own. */
 void storage_read(struct storage *s, unsigned lane, struct storage_read *r);

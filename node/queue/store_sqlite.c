@@ -453,7 +453,7 @@ static bool open_writer(struct store_sqlite *x, const char *path, char *err, siz
     sqlite3_busy_timeout(x->db, 1000);
     sqlite3_db_config(x->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
     int rc = sqlite3_exec(x->db,
-                          "PRAGMA page_size=4096;PRAGMA journal_mode=WAL;PRAGMA synchronous=FULL;"
+                          "PRAGMA page_size=8192;PRAGMA journal_mode=WAL;PRAGMA synchronous=FULL;"
                           "PRAGMA secure_delete=OFF;PRAGMA wal_autocheckpoint=0;"
                           "PRAGMA journal_size_limit=67108864;PRAGMA cache_size=-65536;"
                           "PRAGMA foreign_keys=OFF;PRAGMA temp_store=MEMORY",

@@ -115,6 +115,24 @@ START_TEST(test_manual)
 }
 END_TEST
 
+/* Somebody says that the other node is dead, and it is heard: starting anew, with a disk too slow
+ * for a vote. It may hold what this one doesn't. */
+START_TEST(test_no_order_against_a_node_that_is_heard)
+{
+    begin(false, false);
+    run(2000, true);
+    ask(WARRANT_ORDERED);
+    run(5000, true);
+    ck_assert_uint_eq(w.votes, 0);
+    run(700, false); /* switched off at last: half of takeover_after, and the vote comes */
+    ck_assert_uint_eq(w.votes, 1);
+    run(2000, true);
+    ask(WARRANT_FORCED);
+    run(300, true);
+    ck_assert_uint_eq(w.votes, 1);
+}
+END_TEST
+
 START_TEST(test_the_other_nodes_answer_decides)
 {
     begin(false, false);
@@ -429,6 +447,7 @@ int main(void)
     TCase *j = tcase_create("judgement");
     tcase_add_checked_fixture(j, NULL, teardown);
     tcase_add_test(j, test_manual);
+    tcase_add_test(j, test_no_order_against_a_node_that_is_heard);
     tcase_add_test(j, test_the_other_nodes_answer_decides);
     tcase_add_test(j, test_auto_needs_a_probe);
     tcase_add_test(j, test_auto_takes_over_in_time);

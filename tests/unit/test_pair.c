@@ -471,6 +471,34 @@ START_TEST(none_left_behind_is_not_promoted)
 }
 END_TEST
 
+/* The judgement gives no vote against a node that is heard (register_none.h). */
+START_TEST(none_ordered_against_a_node_that_is_heard)
+{
+    struct heartbeat h;
+    w.none = true;
+    kill_node(1);
+    run(3000);
+    boot(1);
+    run(8000);
+    ck_assert(view(1).in_sync);
+    pair_heartbeat(w.node[0].pair, w.now, 0, &h);
+    h.boot_random = h.boot_counter = 99; /* started anew, and serving nobody */
+    h.serving = false;
+    kill_node(0);
+    run(3000);
+    w.witness_cut[1] = true; /* no third vote */
+    step(1, (struct pair_event){.type = PE_OP_FAILOVER, .op = 5});
+    for (int i = 0; i < 25; i++) {
+        h.seq++;
+        step(1, (struct pair_event){.type = PE_HEARTBEAT, .heartbeat = h, .flag = true});
+        run(100);
+    }
+    ck_assert_uint_eq(w.node[1].op_failed, 1);
+    ck_assert_ptr_nonnull(strstr(w.node[1].op_text, "signs of life"));
+    ck_assert_uint_eq(w.node[1].serving_epoch, 0);
+}
+END_TEST
+
 /* The primary's heartbeats tell of the record that it knows, which may be older than what was read
  * here: once they tell the same, nobody was left behind. */
 START_TEST(none_not_left_behind_after_all)
@@ -555,6 +583,7 @@ int main(void)
     tcase_add_test(t, a_single_node_serves);
     tcase_add_test(t, none_left_behind_is_not_promoted);
     tcase_add_test(t, none_left_behind_comes_back);
+    tcase_add_test(t, none_ordered_against_a_node_that_is_heard);
     tcase_add_test(t, none_not_left_behind_after_all);
     tcase_add_test(t, none_what_is_heard_is_read);
     suite_add_tcase(s, t);
