@@ -37,6 +37,15 @@ struct lane { /* a reader thread */
     struct list items;                /* SR_CHANGES, and searches of OP_SELECT */
 };
 
+struct mover { /* mover_uv.c */
+    pthread_t thread;
+    pthread_cond_t wake, idle;
+    bool due;            /* ordered, and not done yet */
+    int err;             /* of the first round that failed */
+    unsigned generation; /* of the file that its connection has open; its own, like */
+    struct store *store;
+};
+
 enum { COMMIT_TIMES = 4096 };
 struct times { /* of the last commits */
     uint64_t at_ns[COMMIT_TIMES];
@@ -55,6 +64,7 @@ struct storage {
     pthread_t thread;
     bool started;
     struct lane lanes[LANES];
+    struct mover mover;
 
     pthread_mutex_t lock; /* guards what follows, down to what is atomic */
     pthread_cond_t wake;
@@ -108,6 +118,14 @@ void storage_note_opstate(struct storage *s, struct slice key); /* it is in the 
 void storage_fail(struct storage *s, int err, const char *why);
 void storage_publish(struct storage *s, bool now); /* counts */
 
+/* mover_uv.c */
+void mover_init(struct storage *s);
+bool mover_start(struct storage *s);
+void mover_free(struct storage *s);  /* its thread has ended, or was never started */
+void mover_log(struct storage *s);   /* the writer, between transactions */
+void mover_watch(struct storage *s); /* has a round failed? */
+void mover_rest(struct storage *s);  /* waits for the end of a round */
+
 /* check_uv.c: the check that an earlier error ordered; before anything else. */
 void storage_check(struct storage *s);
 /* Has anybody found damage? Then this store has failed, and is checked at the next start. */
@@ -122,6 +140,9 @@ int writer_merge(struct storage *s, const struct store_request *r);
 void writer_requests(struct storage *s, struct list *line);
 void reader_digests(struct storage *s, struct store *store, const struct store_request *r);
 void reader_rows(struct storage *s, struct store *store, const struct store_request *r);
+/* SR_COMMITTED at the front of `line`, which the next transaction keeps, or the one that is being
+ * put together: it must not split a group. False: something else is there. */
+bool writer_committed(struct storage *s, struct list *line);
 /* mend_uv.c: SR_MEND, on the writer. Returns enum store_err. */
 int writer_mend(struct storage *s, const struct store_request *r);
 void reader_changes(struct storage *s, struct store *store, const struct store_request *r);

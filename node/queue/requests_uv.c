@@ -147,14 +147,28 @@ static void follow(struct storage *s, struct followed *f, unsigned n)
     tell_if_changed(s, &before);
 }
 
+bool writer_committed(struct storage *s, struct list *line)
+{
+    struct item *i = line->head;
+    if (!i || i->op || i->request.type != SR_COMMITTED)
+        return false;
+    if (pos_cmp(i->request.committed, s->committed) > 0)
+        s->committed = i->request.committed;
+    item_free(list_pop(line));
+    return true;
+}
+
 static void follow_line(struct storage *s, struct list *line)
 {
     /* Megabytes with their answers: what is used is set below. */
     struct followed *f = xmalloc(FOLLOW_MAX * sizeof *f);
     unsigned n = 0;
     size_t bytes = 0;
-    while (n < FOLLOW_MAX && bytes < FOLLOW_BYTES && line->head && !line->head->op &&
-           line->head->request.type == SR_FOLLOW) {
+    while (n < FOLLOW_MAX && bytes < FOLLOW_BYTES && line->head) {
+        if (writer_committed(s, line))
+            continue;
+        if (line->head->op || line->head->request.type != SR_FOLLOW)
+            break;
         struct item *i = list_pop(line);
         struct wire_reader r = wire_read(bytes_of(&i->request));
         if (!batch_decode(&r, &f[n].batch)) {
@@ -305,6 +319,7 @@ static int wipe(struct storage *s, const struct store_id *fresh)
     if (!old.unfit)
         return apply_wipe(s->store, fresh);
     meta = (struct store_meta){.id = *fresh, .epoch_seen = old.epoch_seen, .copying = true};
+    mover_rest(s);
     int err = store_sqlite_replace(s->store, &meta);
     s->store->cursor = 0;
     pthread_mutex_lock(&s->lock);
@@ -352,13 +367,6 @@ static int carry_out(struct storage *s, const struct store_request *r, struct st
     return STORE_CONFLICT;
 }
 
-/* A standby's knowledge of what is committed is written with its next batch; a primary's too. */
-static void remember_committed(struct storage *s, struct pos committed)
-{
-    if (pos_cmp(committed, s->committed) > 0)
-        s->committed = committed;
-}
-
 void writer_requests(struct storage *s, struct list *line)
 {
     assert(line->head && !line->head->op);
@@ -366,13 +374,10 @@ void writer_requests(struct storage *s, struct list *line)
         follow_line(s, line);
         return;
     }
+    if (writer_committed(s, line))
+        return;
     struct item *i = list_pop(line);
     struct store_request *r = &i->request;
-    if (r->type == SR_COMMITTED) {
-        remember_committed(s, r->committed);
-        item_free(i);
-        return;
-    }
     struct store_reply out = {.err = STORE_OK};
     struct store_meta before;
     s->store->ops->get_meta(s->store, &before);

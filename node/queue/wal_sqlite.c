@@ -1,13 +1,16 @@
 /* See wal_sqlite.h. Gathered bytes are written before the log is flushed, read, measured, cut or
  * closed, and when a write doesn't continue them, so that whoever asks this file finds what was
  * written to it. Other connections read the log only as far as a commit has shown it in the shared
- * index, which is after the flush. An error of a write that was put off is the answer of the call
+ * index, which is after the flush. Flushing again what was flushed is left out: the log
+ * is written by one connection, and others move from it only what its commits have shown. An error
+ * of a write that was put off is the answer of the call
  * that carries it out, and of the next flush, too: a transaction that went on after a read failed
  * for it would else be committed with pages that aren't there. */
 #include "node/queue/wal_sqlite.h"
 
 #include <pthread.h>
 #include <sqlite3.h>
+#include <stdbool.h>
 #include <string.h>
 
 enum {
@@ -23,6 +26,7 @@ struct log_file {
     int n;
     sqlite3_int64 at; /* where they belong */
     int failed;       /* of a write that was put off, until a flush has told it */
+    bool flushed;     /* nothing was written since */
 };
 
 static sqlite3_vfs vfs, *real_vfs;
@@ -36,8 +40,10 @@ static int carry_out(struct log_file *l)
 {
     int n = l->n, rc = SQLITE_OK;
     l->n = 0;
-    if (n)
+    if (n) {
+        l->flushed = false;
         rc = l->real->pMethods->xWrite(l->real, l->bytes, n, l->at);
+    }
     if (rc != SQLITE_OK)
         l->failed = rc;
     return rc;
@@ -51,6 +57,7 @@ static int on_write(sqlite3_file *f, const void *p, int n, sqlite3_int64 at)
         if (rc != SQLITE_OK)
             return rc;
     }
+    l->flushed = false;
     if (n > GATHER_BYTES)
         return l->real->pMethods->xWrite(l->real, p, n, at);
     if (!l->n)
@@ -73,13 +80,17 @@ static int on_sync(sqlite3_file *f, int flags)
     carry_out(l);
     int rc = l->failed;
     l->failed = SQLITE_OK;
-    return rc != SQLITE_OK ? rc : l->real->pMethods->xSync(l->real, flags);
+    if (rc == SQLITE_OK && !l->flushed)
+        rc = l->real->pMethods->xSync(l->real, flags);
+    l->flushed = rc == SQLITE_OK;
+    return rc;
 }
 
 static int on_truncate(sqlite3_file *f, sqlite3_int64 size)
 {
     struct log_file *l = log_of(f);
     int rc = carry_out(l);
+    l->flushed = false;
     return rc != SQLITE_OK ? rc : l->real->pMethods->xTruncate(l->real, size);
 }
 

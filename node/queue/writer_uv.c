@@ -387,8 +387,12 @@ void writer_operations(struct storage *s, struct list *line)
     list_init(&taken);
     bool open = false;
     int err = STORE_OK;
-    while (!err && line->head && line->head->op) {
+    while (!err && line->head) {
         struct item *i = line->head;
+        if (writer_committed(s, line))
+            continue;
+        if (!i->op)
+            break;
         if (s->failed || !s->epoch || i->op->epoch != s->epoch || atomic_load(&s->closing)) {
             answer(s, list_pop(line), OP_NOT_PRIMARY);
             continue;
