@@ -23,7 +23,7 @@ struct rig {
     unsigned n_replies, taken;
     struct mail *back[256];
     unsigned n_back;
-    int failed;
+    _Atomic int failed;
     char opstate[64];
     int fd; /* of the child: durable positions go to the parent */
 };

@@ -4,6 +4,8 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -542,6 +544,100 @@ START_TEST(test_durable_survives_sigkill)
 }
 END_TEST
 
+/* --- the log --- */
+
+static off_t size_of(const char *suffix)
+{
+    char path[320];
+    struct stat st;
+    snprintf(path, sizeof path, "%s%s", dir_path, suffix);
+    return stat(path, &st) == 0 ? st.st_size : 0;
+}
+
+/* `n` chunks of a message that never comes, one commit each, or until a commit fails. */
+static unsigned add_chunks(uint32_t epoch, unsigned n)
+{
+    static unsigned serial;
+    unsigned done = 0;
+    for (bool ok = true; ok && done < n; done += ok) {
+        struct storage_op *op = rig_op(&rig, OP_ADD, epoch);
+        buf_free(&op->memory);
+        buf_init(&op->memory, BODY_CHUNK_BYTES);
+        ck_assert(buf_reserve(&op->memory, BODY_CHUNK_BYTES));
+        memset(op->memory.data, (int)(++serial % 251), BODY_CHUNK_BYTES);
+        op->memory.len = BODY_CHUNK_BYTES;
+        op->rows[op->n_rows].type = ROW_CHUNK;
+        op->rows[op->n_rows++].chunk = (struct row_chunk){
+            .id = MESSAGE_ID(epoch, 1), .index = serial, .data = buf_slice(&op->memory)};
+        storage_submit(rig.storage, op);
+        ok = rig_wait(&rig) == OP_DURABLE;
+    }
+    return done;
+}
+
+enum { MIB = 1 << 20, CHUNKS_A_MIB = MIB / BODY_CHUNK_BYTES };
+
+START_TEST(test_the_log_is_moved_and_cut)
+{
+    rig_start(&rig, dir_path);
+    uint32_t e = rig_promote(&rig, 4);
+    add_chunks(e, 20 * CHUNKS_A_MIB);
+    ck_assert_int_ge(size_of("-wal"), 20 * MIB); /* the writer hasn't cut it */
+    uint64_t until = clock_boot_ns() + 20000000000;
+    while (size_of("") < 12 * MIB && clock_boot_ns() < until)
+        usleep(1000);
+    ck_assert_int_ge(size_of(""), 12 * MIB);
+    add_chunks(e, 130 * CHUNKS_A_MIB);
+    ck_assert_int_le(size_of("-wal"), 56 * MIB);
+    ck_assert_int_ge(size_of(""), 96 * MIB);
+    rig_stop(&rig);
+}
+END_TEST
+
+/* Whoever moves it finds that the database can't be written: that store has failed, like one that
+ * can't be committed to. */
+START_TEST(test_a_log_that_cannot_be_moved_fails_the_store)
+{
+    struct rlimit old, small;
+    rig_start(&rig, dir_path);
+    uint32_t e = rig_promote(&rig, 4);
+    signal(SIGXFSZ, SIG_IGN);
+    ck_assert_int_eq(getrlimit(RLIMIT_FSIZE, &old), 0);
+    small = old;
+    small.rlim_cur = 60 * MIB; /* the log is cut before that */
+    ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &small), 0);
+    unsigned done = add_chunks(e, 80 * CHUNKS_A_MIB);
+    uint64_t until = clock_boot_ns() + 20000000000;
+    while (!rig.failed && clock_boot_ns() < until)
+        usleep(1000);
+    ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &old), 0);
+    ck_assert_uint_ge(done, 60 * CHUNKS_A_MIB); /* commits went well all the time */
+    ck_assert_int_eq(rig.failed, STORE_IO);
+    ck_assert_uint_eq(add_chunks(e, 1), 0);
+    ck_assert(store_sqlite_marked(dir_path)); /* and is checked at the next start */
+    rig_stop(&rig);
+}
+END_TEST
+
+START_TEST(test_what_is_committed_splits_no_group)
+{
+    enum { N = 200 };
+    struct storage_stats st;
+    rig_start(&rig, dir_path);
+    uint32_t e = rig_promote(&rig, 4);
+    for (unsigned i = 1; i <= N; i++) {
+        rig_add(&rig, e, MESSAGE_ID(e, i), i, 1);
+        storage_request(rig.storage, &(struct store_request){
+                                         .type = SR_COMMITTED, .epoch = e, .committed = {e, i}});
+    }
+    for (unsigned i = 0; i < N; i++)
+        ck_assert_int_eq(rig_wait(&rig), OP_DURABLE);
+    storage_stats(rig.storage, &st);
+    ck_assert_uint_lt(st.commits, N / 2);
+    rig_stop(&rig);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("storage");
@@ -560,6 +656,9 @@ int main(void)
     tcase_add_test(t, test_nothing_unread_is_purged);
     tcase_add_test(t, test_what_is_forgotten_is_not_merged);
     tcase_add_test(t, test_durable_survives_sigkill);
+    tcase_add_test(t, test_the_log_is_moved_and_cut);
+    tcase_add_test(t, test_a_log_that_cannot_be_moved_fails_the_store);
+    tcase_add_test(t, test_what_is_committed_splits_no_group);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);
