@@ -1,19 +1,33 @@
 /* The write-ahead log as it reaches the disk (node/queue/wal_sqlite.h): gathered, but never behind
  * a flush, a read or an error. */
 #include <check.h>
+#include <errno.h>
 #include <signal.h>
 #include <sqlite3.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "node/queue/wal_sqlite.h"
 
 static char dir[64], path[100], database[100];
 static sqlite3_file *file;
+
+/* In place of the C library's, also for SQLite. */
+static unsigned flushes;
+static bool flush_fails;
+int fdatasync(int fd)
+{
+    flushes++;
+    if (flush_fails)
+        errno = EIO;
+    return flush_fails ? -1 : (int)syscall(SYS_fdatasync, fd);
+}
 
 /* A name as SQLite gives it: two zero bytes end its list of parameters. */
 static void open_log(void)
@@ -128,6 +142,38 @@ START_TEST(test_a_write_that_fails_fails_the_flush)
 }
 END_TEST
 
+static int flush(void)
+{
+    return file->pMethods->xSync(file, SQLITE_SYNC_NORMAL);
+}
+
+/* Whoever moves the log into the database flushes it first; the commits have done that. What wasn't
+ * flushed, or not by this process, is. */
+START_TEST(test_nothing_is_flushed_twice)
+{
+    open_log();
+    ck_assert_int_eq(flush(), SQLITE_OK);
+    ck_assert_uint_ge(flushes, 1); /* what an earlier process may have left */
+    flushes = 0;
+    ck_assert_int_eq(flush(), SQLITE_OK);
+    ck_assert_uint_eq(flushes, 0);
+    for (int n = 100; n < 200000; n += 150000) { /* gathered, and not */
+        put('x', n, 0);
+        ck_assert_int_eq(flush(), SQLITE_OK);
+        ck_assert_uint_eq(flushes, 1);
+        flushes = 0;
+    }
+    file->pMethods->xTruncate(file, 50);
+    put('y', 100, 0);
+    flush_fails = true;
+    ck_assert_int_ne(flush(), SQLITE_OK);
+    ck_assert_int_ne(flush(), SQLITE_OK);
+    ck_assert_uint_eq(flushes, 2);
+    flush_fails = false;
+    close_log();
+}
+END_TEST
+
 /* A page that left the cache early is written for a read's sake, and lost: what goes on after that
  * read failed must not be committed. */
 START_TEST(test_a_write_that_fails_before_the_flush_fails_it)
@@ -156,6 +202,7 @@ int main(void)
     Suite *s = suite_create("wal");
     TCase *t = tcase_create("wal");
     tcase_add_test(t, test_a_flush_carries_all_of_it);
+    tcase_add_test(t, test_nothing_is_flushed_twice);
     tcase_add_test(t, test_whoever_asks_finds_what_was_written);
     tcase_add_test(t, test_a_write_that_fails_fails_the_flush);
     tcase_add_test(t, test_a_write_that_fails_before_the_flush_fails_it);
