@@ -286,11 +286,24 @@ enum store_sqlite_log store_sqlite_log(struct store *s)
     return LOG_TO_MOVE;
 }
 
+/* SQLite flushes the database only when nothing was left in the log. Who moves a part flushes that
+ * as well: else whoever cuts the log would have all of it to wait for. */
+static int flush_database(struct store_sqlite *x)
+{
+    sqlite3_file *f = NULL;
+    int rc = sqlite3_file_control(x->db, "main", SQLITE_FCNTL_FILE_POINTER, &f);
+    if (rc != SQLITE_OK || !f || !f->pMethods)
+        return SQLITE_ERROR;
+    return f->pMethods->xSync(f, SQLITE_SYNC_NORMAL | SQLITE_SYNC_DATAONLY);
+}
+
 int store_sqlite_checkpoint(struct store *s)
 {
     struct store_sqlite *x = sqlite_of(s);
     assert(!x->in_transaction);
     int rc = sqlite3_wal_checkpoint_v2(x->db, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
+    if (rc == SQLITE_OK && x->lock_fd < 0)
+        rc = flush_database(x);
     if (rc != SQLITE_OK && rc != SQLITE_BUSY)
         log_warn("storage.checkpoint", "error=\"%s\"", sqlite3_errmsg(x->db));
     /* All moved: the next commit starts the WAL anew and says so. Else a reader pins it: don't try
