@@ -231,7 +231,7 @@ void arbiter_uv_receive(struct arbiter_uv *u, unsigned from, const struct regist
     if (u->none.judge) {
         if (from == WITNESS)
             return; /* there is none: its votes are the judgement's */
-        judge_answered(u->none.judge, m);
+        judge_received(u->none.judge, m, clock_boot_ns());
     }
     if (u->voters)
         register_receive(u->voters->reg, from, m, clock_boot_ns());

@@ -176,7 +176,10 @@ static bool may_write_back(const struct pair *p)
 {
     if (!p->behind || !p->seen.version)
         return false;
-    if (p->rec_local || (p->epoch && p->seen.epoch == p->epoch && !record_paired(&p->seen)))
+    /* What it asked for last may have been decided, and the standby have taken over by that. */
+    bool maybe_paired = p->change == CH_UNKNOWN && record_paired(&p->want);
+    bool alone = p->epoch && p->seen.epoch == p->epoch && !record_paired(&p->seen);
+    if (p->rec_local || (alone && !maybe_paired))
         return true;
     bool told = p->peer_rx && p->peer.knows_seen && p->peer.echo_seq >= p->behind_seq &&
                 p->peer.echo_boot_random == p->cfg.boot_random;

@@ -31,6 +31,7 @@ struct judge {
     struct register_msg pending;
     /* the other node */
     uint64_t heard, started;
+    uint64_t rival_at; /* it asked for votes itself; 0: never */
     /* probes: one round at a time */
     unsigned waiting;                    /* for results of this round */
     bool any;                            /* answered in this round */
@@ -167,6 +168,7 @@ static bool granted(struct judge *j, uint64_t now)
     case WARRANT_NONE:
         return false;
     case WARRANT_GIVEN_UP:
+        return !j->rival_at || silent_for(j->rival_at, MS(PATIENCE_MS), now);
     case WARRANT_FORCED:
         return true;
     case WARRANT_ORDERED:
@@ -221,8 +223,10 @@ void judge_ask(struct judge *j, const struct register_msg *m)
     j->pending = *m;
 }
 
-void judge_answered(struct judge *j, const struct register_msg *m)
+void judge_received(struct judge *j, const struct register_msg *m, uint64_t now_ns)
 {
+    if (m->type == REG_PREPARE || m->type == REG_ACCEPT)
+        j->rival_at = now_ns;
     bool an_answer = m->type == REG_PROMISE || m->type == REG_ACCEPTED || m->type == REG_REFUSED;
     if (an_answer && m->nonce == j->pending.nonce)
         j->answered = true;

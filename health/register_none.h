@@ -10,7 +10,8 @@
  *   SERVING    at once: the standby       when a probe answers, and the fence command, if there is
  *              can't take over by itself  one, has ended; else this node may be the one cut off
  *   SILENT     never                      when a probe answers and the fence command exited 0
- *   GIVEN_UP   at once: that primary said that it never serves again in the epoch that is replaced
+ *   GIVEN_UP   at once: that primary said that it never serves again in the epoch that is replaced;
+ *              but not while it asks for another one itself, started anew or come back
  *   ORDERED    when the other node is silent: somebody looked, and it is dead
  *   FORCED     at once
  *   NONE       never: a node that starts has to meet the other one (incident 26)
@@ -79,8 +80,8 @@ void judge_end(struct judge *j);
 void judge_ask(struct judge *j, const struct register_msg *m);
 /* A proven sign of life of the other node. */
 void judge_heard(struct judge *j, uint64_t now_ns);
-/* The other node's voter sent m; its own answer to what was asked silences the judgement. */
-void judge_answered(struct judge *j, const struct register_msg *m);
+/* The other node sent m: its own answer to what was asked silences the judgement. */
+void judge_received(struct judge *j, const struct register_msg *m, uint64_t now_ns);
 /* Probe i: answered (also by a refusal), or not. begun_ns: when it was sent. */
 void judge_probed(struct judge *j, unsigned i, bool answered, uint64_t begun_ns, uint64_t now_ns);
 void judge_fenced(struct judge *j, bool done, uint64_t now_ns);

@@ -302,6 +302,7 @@ static bool old_disk_back(struct sim *s, unsigned self)
     const struct store_meta *now = store_memory_meta(n->disk.store);
     struct store_id id = now->id;
     struct pos end = now->end;
+    harm_ends(n);
     store_memory_free(n->disk.store);
     n->disk.store = n->disk.old;
     n->disk.old = NULL;
@@ -335,6 +336,7 @@ void harm_empty_store(struct sim *s, unsigned self)
     s->count.effect[F_EMPTY_STORE]++;
     struct store_id id;
     random_id(s, &id);
+    harm_ends(n);
     if (n->disk.lost) /* it doesn't tell what it held before it was rolled back */
         store_memory_free(n->disk.store);
     else if (!n->disk.old && rng_chance(&s->rng, 0.5))

@@ -18,6 +18,7 @@ void harm_witness_crash_at_step(struct sim *s);
 void harm_witness_back(struct sim *s, struct task *t);
 void harm_order(struct sim *s, unsigned self, enum fault_kind kind);    /* F_SWITCHOVER, … */
 void harm_rollback(struct sim *s, unsigned self, enum fault_kind kind); /* F_ROLLBACK, F_CLONE */
+void harm_ends(struct node *n); /* the store in use is about to be another */
 void harm_operator(struct sim *s);
 void harm_at_accept(struct sim *s, unsigned proposer, unsigned voter);
 void harm_at_wipe(struct sim *s, struct node *n);

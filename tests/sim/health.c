@@ -82,7 +82,7 @@ void health_datagram(struct sim *s, unsigned process, unsigned from, struct slic
     if (!ok)
         return;
     if (s->none)
-        judge_answered(s->node[process].without.judge, &m);
+        judge_received(s->node[process].without.judge, &m, node_now(s, &s->node[process]));
     if (process == WITNESS)
         register_receive(s->witness.reg, from, &m, s->now);
     else

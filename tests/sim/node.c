@@ -69,8 +69,10 @@ void node_start(struct sim *s, unsigned self)
 void node_crash(struct sim *s, unsigned self, bool silent, const char *why)
 {
     struct node *n = &s->node[self];
-    if (!n->up)
+    if (!n->up) {
+        TRACE(s, process_name(self), "(is down) %s", why);
         return;
+    }
     TRACE(s, process_name(self), "%s %s", silent ? "loses power" : "is killed", why);
     s->count.crashes++;
     n->up = n->paused = false;

@@ -5,14 +5,19 @@
 /* Where that store had come to: the one in use may be another by now. */
 static struct pos newest_end(const struct node *n, const struct store_id *id)
 {
-    const struct store *at[] = {n->disk.store, n->disk.old, n->disk.gone};
     struct pos end = store_memory_meta(n->disk.store)->end;
-    for (unsigned i = 0; i < 3; i++) {
-        const struct store_meta *m = at[i] ? store_memory_meta(at[i]) : NULL;
-        if (m && store_id_eq(&m->id, id) && pos_cmp(m->end, end) > 0)
-            end = m->end;
-    }
-    return end;
+    const struct store_meta *old = n->disk.old ? store_memory_meta(n->disk.old) : NULL;
+    if (old && store_id_eq(&old->id, id) && pos_cmp(old->end, end) > 0)
+        end = old->end;
+    return pos_cmp(n->disk.snapshot_end, end) > 0 ? n->disk.snapshot_end : end;
+}
+
+void harm_ends(struct node *n)
+{
+    const struct store_meta *m = store_memory_meta(n->disk.store);
+    if (n->disk.snapshot && store_id_eq(&m->id, &store_memory_meta(n->disk.snapshot)->id) &&
+        pos_cmp(m->end, n->disk.snapshot_end) > 0)
+        n->disk.snapshot_end = m->end;
 }
 
 /* The first time a snapshot is taken, the next time it is put back, if the other copy holds all. */
@@ -21,6 +26,7 @@ void harm_rollback(struct sim *s, unsigned self, enum fault_kind kind)
     struct node *n = &s->node[self];
     if (!n->disk.snapshot) {
         n->disk.snapshot = store_memory_copy(n->disk.store);
+        n->disk.snapshot_end = (struct pos){0, 0};
         TRACE(s, process_name(self), "a snapshot of its store is taken");
         return;
     }

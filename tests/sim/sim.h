@@ -258,10 +258,11 @@ enum channel {
 };
 struct disk { /* what survives a crash */
     struct store *store;
-    struct store *old;      /* a disk that was taken out; NULL: none */
-    struct store *snapshot; /* what the store was at some time; NULL: none */
-    struct store *gone;     /* the one that was thrown away last, for the books; NULL: none */
-    bool lost;              /* it was rolled back, and doesn't hold again what it held */
+    struct store *old;       /* a disk that was taken out; NULL: none */
+    struct store *snapshot;  /* what the store was at some time; NULL: none */
+    struct store *gone;      /* the one that was thrown away last, for the books; NULL: none */
+    struct pos snapshot_end; /* where stores with its id ended that are thrown away since */
+    bool lost;               /* it was rolled back, and doesn't hold again what it held */
     uint64_t lost_at;
     struct pos lost_end; /* where it ended before */
     struct voter_state voter;

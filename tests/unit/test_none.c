@@ -133,6 +133,20 @@ START_TEST(test_no_order_against_a_node_that_is_heard)
 }
 END_TEST
 
+/* It gave up its role, and comes back: what it asks for may have been promised to it. */
+START_TEST(test_no_vote_against_a_node_that_asks_itself)
+{
+    begin(false, false);
+    run(2000, true);
+    ask(WARRANT_GIVEN_UP);
+    judge_received(w.j, &(struct register_msg){.type = REG_PREPARE, .nonce = 1000}, w.now);
+    run(900, true);
+    ck_assert_uint_eq(w.votes, 0);
+    run(300, true); /* nothing came of it */
+    ck_assert_uint_eq(w.votes, 1);
+}
+END_TEST
+
 START_TEST(test_the_other_nodes_answer_decides)
 {
     begin(false, false);
@@ -140,7 +154,7 @@ START_TEST(test_the_other_nodes_answer_decides)
     ask(WARRANT_SERVING);
     struct register_msg m = {.type = REG_REFUSED, .nonce = 2};
     for (m.nonce = 0; m.nonce < 100; m.nonce++)
-        judge_answered(w.j, &m); /* among them the one that is asked */
+        judge_received(w.j, &m, w.now); /* among them the one that is asked */
     run(5000, false);
     ck_assert_uint_eq(w.votes, 0);
     judge_end(w.j);
@@ -448,6 +462,7 @@ int main(void)
     tcase_add_checked_fixture(j, NULL, teardown);
     tcase_add_test(j, test_manual);
     tcase_add_test(j, test_no_order_against_a_node_that_is_heard);
+    tcase_add_test(j, test_no_vote_against_a_node_that_asks_itself);
     tcase_add_test(j, test_the_other_nodes_answer_decides);
     tcase_add_test(j, test_auto_needs_a_probe);
     tcase_add_test(j, test_auto_takes_over_in_time);
