@@ -34,17 +34,24 @@ void act_settle_and_look(struct pair *p)
     act_look_again(p);
 }
 
+/* A failover is asked for once, so this is its answer. */
 void act_not_won(struct pair *p)
 {
     bool heard = p->peer_rx && p->now - p->peer_rx < p->cfg.takeover_after_ns;
-    bool failover = p->warrant == WARRANT_ORDERED && !p->alone_wanted;
+    bool failover = p->intent == FOR_TAKEOVER && p->warrant == WARRANT_ORDERED &&
+                    !p->alone_wanted && !p->force_wanted;
     if (failover && p->cfg.none && heard)
         pair_op_done(p, false,
                      "no takeover: %c gives signs of life, but no vote, so it may have gone on "
                      "alone; see that it is off and say it again (or --force)",
                      node_letter(pair_peer(p)));
+    else if (failover && p->behind)
+        pair_op_done(p, false,
+                     "no takeover: the arbiter has lost the record; if %c is dead: batonctl "
+                     "failover --force",
+                     node_letter(pair_peer(p)));
     else if (failover)
-        pair_op_done(p, false, "no takeover: the voters didn't answer in time; say it again");
+        pair_op_done(p, false, "no takeover yet: the voters didn't answer in time; say it again");
     act_settle_and_look(p);
 }
 

@@ -102,10 +102,8 @@ struct store_sqlite {
     } highest;                    /* ids of which there may be such rows: what is above has none */
     struct buf scratch;           /* the row of the last get() */
     struct buf encoded;           /* meta on its way to disk */
-    int wal_pages;                /* in the log; */
-    int wal_moved, wal_tried; /* how many there were when they were last ordered to be moved; or all
-                                 of them, to cut it */
-    uint64_t orphans_id;      /* chunks without a message were looked for up to here; 0: none yet */
+    int wal_pages;
+    uint64_t orphans_id; /* chunks without a message were looked for up to here; 0: none yet */
 };
 
 static inline struct store_sqlite *sqlite_of(struct store *s)

@@ -37,15 +37,6 @@ struct lane { /* a reader thread */
     struct list items;                /* SR_CHANGES, and searches of OP_SELECT */
 };
 
-struct mover { /* mover_uv.c */
-    pthread_t thread;
-    pthread_cond_t wake, idle;
-    bool due;            /* ordered, and not done yet */
-    int err;             /* of the first round that failed */
-    unsigned generation; /* of the file that its connection has open; its own, like */
-    struct store *store;
-};
-
 enum { COMMIT_TIMES = 4096 };
 struct times { /* of the last commits */
     uint64_t at_ns[COMMIT_TIMES];
@@ -64,7 +55,6 @@ struct storage {
     pthread_t thread;
     bool started;
     struct lane lanes[LANES];
-    struct mover mover;
 
     pthread_mutex_t lock; /* guards what follows, down to what is atomic */
     pthread_cond_t wake;
@@ -117,14 +107,6 @@ void storage_ended(struct storage *s, uint64_t rows, uint64_t bytes); /* and was
 void storage_note_opstate(struct storage *s, struct slice key); /* it is in the store, or will be */
 void storage_fail(struct storage *s, int err, const char *why);
 void storage_publish(struct storage *s, bool now); /* counts */
-
-/* mover_uv.c */
-void mover_init(struct storage *s);
-bool mover_start(struct storage *s);
-void mover_free(struct storage *s);  /* its thread has ended, or was never started */
-void mover_log(struct storage *s);   /* the writer, between transactions */
-void mover_watch(struct storage *s); /* has a round failed? */
-void mover_rest(struct storage *s);  /* waits for the end of a round */
 
 /* check_uv.c: the check that an earlier error ordered; before anything else. */
 void storage_check(struct storage *s);

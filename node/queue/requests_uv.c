@@ -319,7 +319,6 @@ static int wipe(struct storage *s, const struct store_id *fresh)
     if (!old.unfit)
         return apply_wipe(s->store, fresh);
     meta = (struct store_meta){.id = *fresh, .epoch_seen = old.epoch_seen, .copying = true};
-    mover_rest(s);
     int err = store_sqlite_replace(s->store, &meta);
     s->store->cursor = 0;
     pthread_mutex_lock(&s->lock);

@@ -1,7 +1,7 @@
 /* See storage_uv.h: the threads, their lines, statistics. What the writer does is in writer_uv.c
- * and requests_uv.c. The writer thread alone touches the store. Readers have a connection and a
- * thread each, and so has who moves the log into the database (mover_uv.c). Nothing here runs a
- * loop of libuv: answers are posted to the mailboxes of those who asked. */
+ * and requests_uv.c. The writer thread alone touches the store; it also does the checkpoints,
+ * between transactions. Readers have a connection and a thread each. Nothing here runs a loop of
+ * libuv: answers are posted to the mailboxes of those who asked. */
 #include "node/queue/storage_uv.h"
 
 #include <assert.h>
@@ -320,7 +320,6 @@ static bool take(struct storage *s, struct list *line)
             break;
         pthread_mutex_unlock(&s->lock);
         storage_watch_damage(s);
-        mover_watch(s);
         storage_publish(s, true);
         pthread_mutex_lock(&s->lock);
     }
@@ -333,6 +332,19 @@ static bool take(struct storage *s, struct list *line)
     return go;
 }
 
+/* Its time counts like a transaction's: a disk that hangs here holds up the next one. */
+static void checkpoint(struct storage *s)
+{
+    if (s->failed)
+        return;
+    storage_begun(s);
+    int err = store_sqlite_checkpoint(s->store);
+    if (err)
+        storage_fail(s, err, store_sqlite_error(s->store));
+    else
+        storage_ended(s, 0, 0);
+}
+
 static void *run_writer(void *arg)
 {
     struct storage *s = arg;
@@ -340,15 +352,17 @@ static void *run_writer(void *arg)
     if (s->checking)
         storage_check(s);
     while (take(s, &line)) {
-        if (s->purging)
+        if (s->purging) {
             purge_step(s);
+            checkpoint(s);
+        }
         while (line.head) {
             if (line.head->op)
                 writer_operations(s, &line);
             else
                 writer_requests(s, &line);
             storage_watch_damage(s);
-            mover_log(s);
+            checkpoint(s);
             storage_publish(s, false);
         }
         pthread_mutex_lock(&s->lock);
@@ -446,7 +460,6 @@ struct storage *storage_open(const struct config *c, struct store_meta *meta, bo
     pthread_mutex_init(&s->lock, NULL);
     pthread_mutex_init(&s->reading_lock, NULL);
     pthread_cond_init(&s->wake, NULL);
-    mover_init(s);
     list_init(&s->items);
     own_init(&s->own);
     s->twins_stale = true;
@@ -516,7 +529,6 @@ void storage_start(struct storage *s, const struct storage_hooks *hooks)
     int rc = pthread_create(&s->thread, NULL, run_writer, s);
     for (unsigned i = 0; i < LANES; i++)
         rc |= pthread_create(&s->lanes[i].thread, NULL, run_reader, &s->lanes[i]);
-    rc |= !mover_start(s);
     assert(rc == 0);
     (void)rc;
 }
@@ -528,7 +540,6 @@ void storage_stop(struct storage *s)
     pthread_mutex_lock(&s->lock);
     s->stop = true;
     pthread_cond_signal(&s->wake);
-    pthread_cond_signal(&s->mover.wake);
     for (unsigned i = 0; i < LANES; i++)
         pthread_cond_signal(&s->lanes[i].wake);
     pthread_mutex_unlock(&s->lock);
@@ -536,7 +547,6 @@ void storage_stop(struct storage *s)
         for (unsigned i = 0; i < LANES; i++) /* they post to the writer */
             pthread_join(s->lanes[i].thread, NULL);
         pthread_join(s->thread, NULL);
-        pthread_join(s->mover.thread, NULL);
     }
     for (unsigned k = 0; k < LANES; k++) {
         struct lane *l = &s->lanes[k];
@@ -551,7 +561,6 @@ void storage_stop(struct storage *s)
     }
     for (struct item *i; (i = list_pop(&s->items));)
         item_free(i);
-    mover_free(s);
     store_sqlite_close(s->store);
     own_free(&s->own);
     free(s->twins);

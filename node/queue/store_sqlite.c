@@ -2,9 +2,9 @@
  * rows: walk_sqlite.c.
  *
  * WAL with synchronous=FULL: a commit is durable when it returns. No automatic checkpoint (it would
- * run inside somebody's commit) and none at close: one place, store_sqlite_checkpoint(), does them.
- * A COMMIT that failed with an I/O error may be there after reopening: the caller ends the epoch,
- * and nobody asks this connection again.
+ * run inside somebody's commit) and none at close: one place, store_sqlite_checkpoint(), does them
+ * between transactions. A COMMIT that failed with an I/O error may be there after reopening: the
+ * caller ends the epoch, and nobody asks this connection again.
  *
  * Files: PATH (database), PATH-wal, PATH-shm, PATH.lock (who holds it). */
 #include "node/queue/store_sqlite.h"
@@ -25,8 +25,10 @@
 
 enum {
     APPLICATION_ID = 0x42746f6e, /* "Bton" */
-    MOVE_PAGES = 2048,           /* 16 MiB: enough to move a page once that was changed often */
-    CUT_PAGES = 6144,            /* it holds up commits, for a flush or two: seldom */
+    /* 8 MiB: large enough to move a page once that was changed often, small enough not to hold up
+     * commits for long. Not beside them, by a connection of its own: up to 3.51 SQLite may take
+     * pages for moved that are not, where one of two begins the log anew (its WAL-reset bug). */
+    CHECKPOINT_PAGES = 1024,
     SCRATCH_MAX = 1 << 20,
 };
 
@@ -266,49 +268,25 @@ const char *store_sqlite_error(struct store *s)
 
 static int count_pages(void *ctx, sqlite3 *db, const char *name, int pages)
 {
-    struct store_sqlite *x = ctx;
     (void)db;
     (void)name;
-    if (pages < x->wal_pages) /* begun anew */
-        x->wal_moved = x->wal_tried = 0;
-    x->wal_pages = pages;
+    ((struct store_sqlite *)ctx)->wal_pages = pages;
     return SQLITE_OK;
-}
-
-enum store_sqlite_log store_sqlite_log(struct store *s)
-{
-    struct store_sqlite *x = sqlite_of(s);
-    if (x->wal_pages - x->wal_tried >= CUT_PAGES)
-        return LOG_TO_CUT;
-    if (x->wal_pages - x->wal_moved < MOVE_PAGES)
-        return LOG_IS_SHORT;
-    x->wal_moved = x->wal_pages;
-    return LOG_TO_MOVE;
-}
-
-/* SQLite flushes the database only when nothing was left in the log. Who moves a part flushes that
- * as well: else whoever cuts the log would have all of it to wait for. */
-static int flush_database(struct store_sqlite *x)
-{
-    sqlite3_file *f = NULL;
-    int rc = sqlite3_file_control(x->db, "main", SQLITE_FCNTL_FILE_POINTER, &f);
-    if (rc != SQLITE_OK || !f || !f->pMethods)
-        return SQLITE_ERROR;
-    return f->pMethods->xSync(f, SQLITE_SYNC_NORMAL | SQLITE_SYNC_DATAONLY);
 }
 
 int store_sqlite_checkpoint(struct store *s)
 {
     struct store_sqlite *x = sqlite_of(s);
     assert(!x->in_transaction);
-    int rc = sqlite3_wal_checkpoint_v2(x->db, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
-    if (rc == SQLITE_OK && x->lock_fd < 0)
-        rc = flush_database(x);
+    if (x->wal_pages < CHECKPOINT_PAGES)
+        return STORE_OK;
+    int in_log = 0, moved = 0;
+    int rc = sqlite3_wal_checkpoint_v2(x->db, NULL, SQLITE_CHECKPOINT_PASSIVE, &in_log, &moved);
     if (rc != SQLITE_OK && rc != SQLITE_BUSY)
         log_warn("storage.checkpoint", "error=\"%s\"", sqlite3_errmsg(x->db));
     /* All moved: the next commit starts the WAL anew and says so. Else a reader pins it: don't try
      * again before it has grown by as much. */
-    x->wal_tried = x->wal_moved = x->wal_pages;
+    x->wal_pages = in_log == moved ? 0 : x->wal_pages - CHECKPOINT_PAGES;
     /* A failed flush is final (protocol 6). A full disk isn't: all of it is in the WAL still. */
     return rc == SQLITE_OK || rc == SQLITE_BUSY || rc == SQLITE_FULL ? STORE_OK : sqlite_error(rc);
 }
@@ -559,24 +537,6 @@ struct store *store_sqlite_open_reader(const char *path, char *err, size_t n)
         return NULL;
     }
     sqlite3_busy_timeout(x->db, 1000);
-    return &x->base;
-}
-
-struct store *store_sqlite_open_mover(const char *path, char *err, size_t n)
-{
-    struct store_sqlite *x = make();
-    /* Something has to be read before it knows that there is a log. */
-    if (sqlite3_open_v2(path, &x->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX,
-                        wal_sqlite_vfs()) != SQLITE_OK ||
-        sqlite3_db_config(x->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL) != SQLITE_OK ||
-        sqlite3_exec(x->db,
-                     "PRAGMA synchronous=FULL;PRAGMA wal_autocheckpoint=0;PRAGMA cache_size=-64;"
-                     "SELECT count(*) FROM sqlite_schema",
-                     NULL, NULL, NULL) != SQLITE_OK) {
-        snprintf(err, n, "%s: %s", path, sqlite3_errmsg(x->db));
-        store_sqlite_close(&x->base);
-        return NULL;
-    }
     return &x->base;
 }
 

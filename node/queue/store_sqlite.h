@@ -1,6 +1,6 @@
 /* The store on SQLite (protocol 3, 4): implements replication/store.h. One writer connection, used
- * by one thread, commits; another may move the log into the database meanwhile; any number of
- * read-only ones, each for one thread at a time. Only files *_sqlite.c include sqlite3.h. */
+ * by one thread, does commits and checkpoints; any number of read-only ones, each for one thread at
+ * a time. Only files *_sqlite.c include sqlite3.h. */
 #ifndef BATON_QUEUE_STORE_SQLITE_H
 #define BATON_QUEUE_STORE_SQLITE_H
 
@@ -46,19 +46,8 @@ int store_sqlite_replace(struct store *s, const struct store_meta *meta);
 void store_sqlite_counts(struct store *s, uint64_t out[CLASSES]);
 /* received_ms of the oldest live message; 0: none. */
 int64_t store_sqlite_oldest(struct store *s);
-/* A connection to a store that is open for writing in this process, for store_sqlite_checkpoint()
- * alone. */
-struct store *store_sqlite_open_mover(const char *path, char *err, size_t n);
-/* What the log needs, between two transactions of the writer. */
-enum store_sqlite_log {
-    LOG_IS_SHORT,
-    LOG_TO_MOVE, /* told once for each 16 MiB: by a connection of its own, beside the commits */
-    LOG_TO_CUT,  /* by the writer itself, so that it begins anew */
-};
-enum store_sqlite_log store_sqlite_log(struct store *s);
-/* Moves the WAL into the database, as far as no reader needs it; the writer's connection between
- * transactions only. STORE_OK, or an error after which this store must not be written to (a flush
- * failed). */
+/* Moves the WAL into the database when it has grown; between transactions only. STORE_OK, or an
+ * error after which this store must not be written to (a flush failed). */
 int store_sqlite_checkpoint(struct store *s);
 /* Unfinished recipients that a selector means, after (id, index), as (u64 id, u32 index) appended
  * to keys; at most limit. On a reader. */

@@ -1,11 +1,10 @@
 /* See wal_sqlite.h. Gathered bytes are written before the log is flushed, read, measured, cut or
  * closed, and when a write doesn't continue them, so that whoever asks this file finds what was
  * written to it. Other connections read the log only as far as a commit has shown it in the shared
- * index, which is after the flush. Flushing again what was flushed is left out: one connection
- * writes the log, and the others move from it only what its commits have shown. An error of a write
- * that was put off is the answer of the call that carries it out, and of the next flush, too: a
- * transaction that went on after a read failed for it would else be committed with pages that
- * aren't there. */
+ * index, which is after the flush. Flushing again what was flushed is left out: who moves the log
+ * into the database flushes it first, which the commits have done. An error of a write that was put
+ * off is the answer of the call that carries it out, and of the next flush, too: a transaction that
+ * went on after a read failed for it would else be committed with pages that aren't there. */
 #include "node/queue/wal_sqlite.h"
 
 #include <pthread.h>
@@ -14,7 +13,7 @@
 #include <string.h>
 
 enum {
-    /* Some thirty pages in one write. SQLite's own file system layer takes less than 128 KiB at
+    /* Some fifteen pages in one write. SQLite's own file system layer takes less than 128 KiB at
        once. */
     GATHER_BYTES = 124 << 10
 };

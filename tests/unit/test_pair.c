@@ -471,6 +471,30 @@ START_TEST(none_left_behind_is_not_promoted)
 }
 END_TEST
 
+/* A pair's record names the standby, perhaps, which may have taken over by it: an emptied arbiter
+ * must not be given back the one before it. */
+START_TEST(unknown_take_back_is_not_forgotten_with_the_arbiter)
+{
+    kill_node(1);
+    run(1500);
+    ck_assert_int_eq(view(0).mode, PAIR_SOLO);
+    unsigned before = w.changes[0];
+    w.hang_changes = true;
+    boot(1);
+    for (unsigned ms = 0; w.changes[0] == before && ms < 20000; ms++)
+        run(1);
+    ck_assert_uint_eq(w.changes[0], before + 1);
+    run(15); /* its fate is unknown, and is being asked for */
+    kill_node(1);
+    w.seen[0] = w.reg;
+    w.lost = true;
+    w.gave_back = 9;
+    run(5000);
+    ck_assert_uint_eq(w.gave_back, 9);
+    ck_assert(w.lost);
+}
+END_TEST
+
 /* The judgement gives no vote against a node that is heard (register_none.h). */
 START_TEST(none_ordered_against_a_node_that_is_heard)
 {
@@ -496,6 +520,41 @@ START_TEST(none_ordered_against_a_node_that_is_heard)
     ck_assert_uint_eq(w.node[1].op_failed, 1);
     ck_assert_ptr_nonnull(strstr(w.node[1].op_text, "signs of life"));
     ck_assert_uint_eq(w.node[1].serving_epoch, 0);
+}
+END_TEST
+
+/* It is heard meanwhile, and doesn't vote at once: that was no failover, and goes on. */
+START_TEST(none_started_alone_while_the_other_comes_back)
+{
+    struct heartbeat h;
+    w.none = true;
+    kill_node(0);
+    kill_node(1);
+    w.witness_cut[0] = w.witness_cut[1] = true;
+    boot(1);
+    pair_heartbeat(w.node[1].pair, w.now, 0, &h);
+    kill_node(1);
+    boot(0);
+    run(1500);
+    ck_assert_int_eq(view(0).role, ROLE_STARTING);
+    w.witness_cut[0] = false; /* the judgement's vote */
+    step(0, (struct pair_event){.type = PE_OP_START_ALONE, .op = 5});
+    for (unsigned ms = 0; view(0).role != ROLE_PROMOTING && ms < 3000; ms++)
+        run(1);
+    ck_assert_int_eq(view(0).role, ROLE_PROMOTING);
+    w.witness_cut[0] = true;
+    for (int i = 0; i < 8; i++) {
+        h.seq++;
+        step(0, (struct pair_event){.type = PE_HEARTBEAT, .heartbeat = h, .flag = true});
+        run(100);
+    }
+    ck_assert_uint_eq(w.node[0].op_failed, 0);
+    w.witness_cut[0] = false;
+    boot(1);
+    run_until_serving(0, 5000);
+    run(100);
+    ck_assert_uint_eq(w.node[0].op_ok + w.node[0].op_failed, 1);
+    ck_assert_uint_eq(w.node[0].op_ok, 1);
 }
 END_TEST
 
@@ -583,6 +642,8 @@ int main(void)
     tcase_add_test(t, a_single_node_serves);
     tcase_add_test(t, none_left_behind_is_not_promoted);
     tcase_add_test(t, none_left_behind_comes_back);
+    tcase_add_test(t, none_started_alone_while_the_other_comes_back);
+    tcase_add_test(t, unknown_take_back_is_not_forgotten_with_the_arbiter);
     tcase_add_test(t, none_ordered_against_a_node_that_is_heard);
     tcase_add_test(t, none_not_left_behind_after_all);
     tcase_add_test(t, none_what_is_heard_is_read);

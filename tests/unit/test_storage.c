@@ -2,12 +2,10 @@
  * SIGKILL; batches come before their commit; operations of another epoch are never numbered. */
 #include <check.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -548,16 +546,6 @@ END_TEST
 
 /* --- the log --- */
 
-/* In place of the C library's, also for SQLite. */
-static atomic_uint database_flushes;
-int fdatasync(int fd)
-{
-    struct stat a, b;
-    if (fstat(fd, &a) == 0 && stat(dir_path, &b) == 0 && a.st_ino == b.st_ino)
-        database_flushes++;
-    return (int)syscall(SYS_fdatasync, fd);
-}
-
 static off_t size_of(const char *suffix)
 {
     char path[320];
@@ -589,27 +577,18 @@ static unsigned add_chunks(uint32_t epoch, unsigned n)
 
 enum { MIB = 1 << 20, CHUNKS_A_MIB = MIB / BODY_CHUNK_BYTES };
 
-START_TEST(test_the_log_is_moved_and_cut)
+START_TEST(test_the_log_is_moved)
 {
     rig_start(&rig, dir_path);
     uint32_t e = rig_promote(&rig, 4);
-    database_flushes = 0;
-    add_chunks(e, 20 * CHUNKS_A_MIB);
-    ck_assert_int_ge(size_of("-wal"), 20 * MIB); /* the writer hasn't cut it */
-    uint64_t until = clock_boot_ns() + 20000000000;
-    while ((size_of("") < 12 * MIB || !database_flushes) && clock_boot_ns() < until)
-        usleep(1000);
-    ck_assert_int_ge(size_of(""), 12 * MIB);
-    ck_assert_uint_ge(database_flushes, 1); /* the cut has little left to wait for */
-    add_chunks(e, 130 * CHUNKS_A_MIB);
-    ck_assert_int_le(size_of("-wal"), 56 * MIB);
-    ck_assert_int_ge(size_of(""), 96 * MIB);
+    add_chunks(e, 40 * CHUNKS_A_MIB);
+    ck_assert_int_le(size_of("-wal"), 12 * MIB);
+    ck_assert_int_ge(size_of(""), 24 * MIB);
     rig_stop(&rig);
 }
 END_TEST
 
-/* Whoever moves it finds that the database can't be written: that store has failed, like one that
- * can't be committed to. */
+/* The commits go well, and the database can't be written: that store has failed all the same. */
 START_TEST(test_a_log_that_cannot_be_moved_fails_the_store)
 {
     struct rlimit old, small;
@@ -618,16 +597,13 @@ START_TEST(test_a_log_that_cannot_be_moved_fails_the_store)
     signal(SIGXFSZ, SIG_IGN);
     ck_assert_int_eq(getrlimit(RLIMIT_FSIZE, &old), 0);
     small = old;
-    small.rlim_cur = 60 * MIB; /* the log is cut before that */
+    small.rlim_cur = 20 * MIB; /* more than the log ever has */
     ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &small), 0);
-    unsigned done = add_chunks(e, 80 * CHUNKS_A_MIB);
-    uint64_t until = clock_boot_ns() + 20000000000;
-    while (!rig.failed && clock_boot_ns() < until)
-        usleep(1000);
+    unsigned done = add_chunks(e, 40 * CHUNKS_A_MIB);
     ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &old), 0);
-    ck_assert_uint_ge(done, 60 * CHUNKS_A_MIB); /* commits went well all the time */
+    ck_assert_uint_ge(done, 16 * CHUNKS_A_MIB);
+    ck_assert_uint_le(done, 32 * CHUNKS_A_MIB);
     ck_assert_int_eq(rig.failed, STORE_IO);
-    ck_assert_uint_eq(add_chunks(e, 1), 0);
     ck_assert(store_sqlite_marked(dir_path)); /* and is checked at the next start */
     rig_stop(&rig);
 }
@@ -670,7 +646,7 @@ int main(void)
     tcase_add_test(t, test_nothing_unread_is_purged);
     tcase_add_test(t, test_what_is_forgotten_is_not_merged);
     tcase_add_test(t, test_durable_survives_sigkill);
-    tcase_add_test(t, test_the_log_is_moved_and_cut);
+    tcase_add_test(t, test_the_log_is_moved);
     tcase_add_test(t, test_a_log_that_cannot_be_moved_fails_the_store);
     tcase_add_test(t, test_what_is_committed_splits_no_group);
     suite_add_tcase(s, t);
