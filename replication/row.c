@@ -102,7 +102,7 @@ static void get_message(struct wire_reader *r, struct row_message *m)
     m->campaign = wire_get_bytes(r, ADDRESS_MAX);
     m->origin = wire_get_bytes(r, TEXT_MAX);
     m->prefix = wire_get_bytes(r, PREFIX_MAX);
-    m->body = wire_get_bytes(r, BODY_CHUNK_BYTES);
+    m->body = wire_get_bytes(r, BODY_INLINE_MAX);
     if (m->state > MESSAGE_DONE || (m->body.n && (m->chunks || m->state == MESSAGE_DONE)))
         r->bad = true;
 }

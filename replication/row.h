@@ -7,7 +7,7 @@
 #include "node/base/ids.h"
 #include "node/base/wire.h"
 
-enum { BODY_CHUNK_BYTES = 65536, HISTORY_MAX = 256 };
+enum { BODY_INLINE_MAX = 131072, BODY_CHUNK_BYTES = 65536, HISTORY_MAX = 256 };
 
 enum row_type { ROW_MESSAGE = 1, ROW_RECIPIENT, ROW_CHUNK, ROW_OPSTATE };
 
@@ -49,7 +49,7 @@ struct row_message {
     struct slice campaign;
     struct slice origin; /* client as text, "host [addr]" or auth user: for people */
     struct slice prefix; /* header lines we add in front: Received, Date, Message-ID */
-    struct slice body;   /* inline body (at most BODY_CHUNK_BYTES); empty when chunks > 0 or done */
+    struct slice body;   /* inline body (at most BODY_INLINE_MAX); empty when chunks > 0 or done */
 };
 
 enum recipient_state {
@@ -111,7 +111,7 @@ struct row_recipient {
     struct slice remote;   /* who said it: "host [addr]:port" */
 };
 
-/* One piece of a body over BODY_CHUNK_BYTES, written and shipped ahead of its message row. */
+/* One piece of a body over BODY_INLINE_MAX, written and shipped ahead of its message row. */
 struct row_chunk {
     uint64_t id;
     uint32_t index;

@@ -60,18 +60,27 @@ static void on_chunk(void *ctx, enum queue_outcome outcome, uint64_t n_changed)
     conn_update(c);
 }
 
-static void write_ahead(struct conn *c)
+static void write_chunk(struct intake *in, struct slice bytes)
 {
-    struct intake *in = c->intake;
     if (!in->id && queue_epoch(in->queue))
         in->id = queue_next_id(in->queue);
     if (in->id && !in->lost) {
         in->in_flight++;
         in->adding = true;
-        queue_add_chunk(in->queue, in->id, in->chunks++, buf_slice(&in->part), on_chunk, in);
+        queue_add_chunk(in->queue, in->id, in->chunks++, bytes, on_chunk, in);
         in->adding = false;
     } else {
         in->lost = true; /* no epoch to write in: it ends with 421 */
+    }
+}
+
+static void write_ahead(struct intake *in)
+{
+    struct slice left = buf_slice(&in->part);
+    while (left.n) {
+        size_t n = left.n < BODY_CHUNK_BYTES ? left.n : BODY_CHUNK_BYTES;
+        write_chunk(in, slice_of(left.p, n));
+        left = slice_of(left.p + n, left.n - n);
     }
     buf_clear(&in->part);
 }
@@ -83,7 +92,7 @@ static struct intake *intake_of(struct conn *c)
         in->conn = c;
         in->queue = c->server->queue;
         in->sha = sha256_new();
-        buf_init(&in->part, BODY_CHUNK_BYTES);
+        buf_init(&in->part, BODY_INLINE_MAX);
     }
     return c->intake;
 }
@@ -94,9 +103,12 @@ void intake_body(struct conn *c, struct slice bytes)
     sha256_update(in->sha, bytes);
     c->server->stats.bytes_total += bytes.n;
     while (bytes.n) {
-        if (in->part.len == BODY_CHUNK_BYTES)
-            write_ahead(c);
-        size_t room = BODY_CHUNK_BYTES - in->part.len;
+        size_t most = in->chunks || in->lost ? BODY_CHUNK_BYTES : BODY_INLINE_MAX;
+        if (in->part.len == most) {
+            write_ahead(in);
+            most = BODY_CHUNK_BYTES;
+        }
+        size_t room = most - in->part.len;
         size_t n = bytes.n < room ? bytes.n : room;
         buf_append(&in->part, bytes.p, n);
         bytes.p += n, bytes.n -= n;
@@ -108,8 +120,8 @@ void intake_body(struct conn *c, struct slice bytes)
 void intake_complete(struct conn *c)
 {
     struct intake *in = intake_of(c);
-    if (in->chunks && in->part.len)
-        write_ahead(c);
+    if (in->chunks)
+        write_ahead(in);
     in->complete = true;
     if (in->in_flight == 0)
         submit(c);
@@ -221,7 +233,7 @@ static void submit(struct conn *c)
         sub->next->link = &sub->next;
     s->submissions = sub;
     struct buf body = in->part; /* stays until the queue has copied it */
-    buf_init(&in->part, BODY_CHUNK_BYTES);
+    buf_init(&in->part, BODY_INLINE_MAX);
     if (!in->chunks)
         m->body = buf_slice(&body);
     intake_detach(c);

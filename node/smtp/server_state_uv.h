@@ -27,7 +27,7 @@ struct listener {
     enum auth_mode auth;
 };
 
-/* The text of one message on its way: up to BODY_CHUNK_BYTES in memory, else written ahead. */
+/* The text of one message on its way: up to BODY_INLINE_MAX in memory, else written ahead. */
 struct intake {
     struct conn *conn; /* NULL: given up, or the client is gone */
     struct queue *queue;

@@ -572,6 +572,43 @@ static char *big_text(size_t lines, size_t *n)
     return text;
 }
 
+/* Inline up to a size, in chunks of half of it beyond. */
+START_TEST(test_where_chunks_begin)
+{
+    static const struct {
+        size_t n;
+        unsigned chunks;
+    } at[] = {{BODY_CHUNK_BYTES + 1, 0},    {BODY_INLINE_MAX, 0},
+              {BODY_INLINE_MAX + 1, 3},     {BODY_INLINE_MAX + BODY_CHUNK_BYTES, 3},
+              {2 * BODY_INLINE_MAX + 1, 5}, {2, 0}};
+    size_t all;
+    char *text = big_text(4000, &all);
+    struct peer *p = peer_connect(0);
+    expect(p, "220");
+    say(p, "EHLO x\r\n");
+    expect(p, "250");
+    for (unsigned i = 0; i < sizeof at / sizeof *at; i++) {
+        size_t n = at[i].n;
+        ck_assert_uint_lt(n, all);
+        char *part = xmalloc(n);
+        memcpy(part, text, n);
+        memcpy(part + n - 2, "\r\n", 2);
+        if (n > 3 && part[n - 3] == '\r') /* a line's end is cut through */
+            part[n - 3] = '.';
+        open_transaction(p);
+        ck_assert(peer_send(p, part, n));
+        say(p, ".\r\n");
+        expect(p, "250 2.0.0");
+        ck_assert_uint_eq(fake.last.size, n);
+        ck_assert_uint_eq(fake.last.chunks, at[i].chunks);
+        ck_assert_mem_eq(fake.body.data, part, n);
+        free(part);
+    }
+    free(text);
+    peer_close(p);
+}
+END_TEST
+
 START_TEST(test_large_message_in_chunks)
 {
     for (int tls = 0; tls < 2; tls++) {
@@ -926,6 +963,7 @@ int main(void)
     tcase_add_test(t, test_starttls_and_auth);
     tcase_add_test(t, test_implicit_tls_and_wrong_passwords);
     tcase_add_test(t, test_plaintext_behind_starttls);
+    tcase_add_test(t, test_where_chunks_begin);
     tcase_add_test(t, test_large_message_in_chunks);
     tcase_add_test(t, test_back_pressure);
     tcase_add_test(t, test_large_message_given_up);
