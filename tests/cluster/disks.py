@@ -319,7 +319,15 @@ def killed_before_the_flush(t):
     pair = t.begin(disks="ab")
     primary, standby = pair.wait_in_sync()
     standby.disk.slow(400)
-    wait_until("a flush is under way", lambda: standby.disk.unflushed("-wal"), 10, 0.005)
+
+    def stopped_in_a_flush():
+        standby.signal(signal.SIGSTOP)
+        if standby.disk.unflushed("-wal"):
+            return True
+        standby.signal(signal.SIGCONT)
+        return False
+
+    wait_until("a flush is under way", stopped_in_a_flush, 10, 0.005)
     standby.kill()
     expect(standby.disk.unflushed("-wal"), "killed before it ended")
     t.disturbances += 1

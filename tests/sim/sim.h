@@ -396,6 +396,7 @@ struct copy { /* one message id */
                   it must be all the same */
     bool was_away, purged;
     bool rotten;            /* its body was damaged on some store */
+    bool rot_excused;       /* and the good one was on a store that an operator's word replaced */
     uint64_t said;          /* the newest order about this message */
     bool held;              /* by an order that was answered */
     bool cancelled, let_go; /* by some order, answered or not */
@@ -451,7 +452,7 @@ struct counters {
     uint64_t away_forced, away_lost; /* excused: on another store than the record names */
     uint64_t virtual_ns, events, drops, take_backs, forced, doubled_forced;
     uint64_t expired, doubled_lost_store, doubled_rejoin, purged, rejoined;
-    uint64_t cancelled, backups_refused, mended, damaged_held, compared;
+    uint64_t cancelled, backups_refused, mended, damaged_held, damaged_gone, compared;
     uint64_t rest_forced;         /* then nobody could serve without an operator's force */
     uint64_t rest[PROCESSES + 1]; /* who stayed down at first when the faults had ended */
     uint64_t injected[F_KINDS], effect[F_KINDS]; /* of each kind: how often, and what it did */
@@ -586,6 +587,7 @@ void storage_tells_takeover(struct sim *s, struct node *n, bool on); /* storage.
 
 /* --- rot.c: damaged bodies, comparing and mending --- */
 void rot_one(struct sim *s, struct node *n);
+void rot_replaced(struct sim *s, const struct node *n);    /* its store will be another */
 void rot_check(struct sim *s);                             /* a good copy is left of each */
 bool rot_spare(const struct sim *s, unsigned node);        /* none is on that node's store alone */
 void rot_mend(struct sim *s, struct node *n, uint64_t id); /* a delivery waits for it */
