@@ -86,13 +86,13 @@ static void choose(struct sim *s, unsigned i)
         const struct accept_log *was = &b->accepts[b->chosen];
         if (above(s, a, was)) {
             if (s->none) /* in line when it was proposed; the other's may have come in between */
-                none_accepted(s, &a->record);
+                none_accepted(s, &a->record, false);
             check_successor(s, &was->record, &a->record);
             if (was->record.tag != a->record.tag)
                 TRACE(s, "record", "is %s", record_text(text, &a->record));
             b->chosen = (int)i;
         } else if (s->none) { /* the one that is left behind went on by judgement, too */
-            none_accepted(s, &a->record);
+            none_accepted(s, &a->record, false);
         } else if (a->record.version > was->record.version) {
             sim_fail(s, "2", "the register decided twice: %s", record_text(text, &a->record));
         }
@@ -119,7 +119,7 @@ void books_accepted(struct sim *s, unsigned voter, struct ballot ballot, const s
     if (a->record.tag != r->tag)
         sim_fail(s, "2", "one ballot, two records");
     if (s->none && !a->voters && b->chosen >= 0)
-        none_accepted(s, r);
+        none_accepted(s, r, ballot_cmp(ballot, b->accepts[b->chosen].ballot) < 0);
     if (a->voters & 1u << voter)
         return;
     a->voters |= 1u << voter;

@@ -145,7 +145,7 @@ void none_bootstrap(struct sim *s, struct task *t)
 /* Before anybody may act on it: it would count as pending. Where a word, or a probe, was the
  * reason, that is the price of having no arbiter; where nobody gave any, it is a fault like any
  * other. */
-void none_accepted(struct sim *s, const struct record *r)
+void none_accepted(struct sim *s, const struct record *r, bool late)
 {
     const struct record *was = books_record(s);
     bool in_line =
@@ -156,7 +156,8 @@ void none_accepted(struct sim *s, const struct record *r)
     /* The other one may have asked to take over while this primary was starting anew and served
      * nobody, which takes no word and no probe, and have died before it was answered. */
     bool overtaken = books_overtaken(s, r);
-    bool excused = overtaken || !s->manual || s->plan.weight[F_FAILOVER] > 0 || r->forced;
+    /* Or have stood still, and accept it now, when this one has gone on alone. */
+    bool excused = late || overtaken || !s->manual || s->plan.weight[F_FAILOVER] > 0 || r->forced;
     if ((in_line && !overtaken) || s->books.split || !excused)
         return;
     s->books.split = true;

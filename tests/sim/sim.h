@@ -564,7 +564,7 @@ void health_persist(struct sim *s, struct node *n, const struct voter_state *row
 void none_draw(struct sim *s);
 void none_start(struct sim *s, struct node *n, const struct arbiter_events *events);
 /* A record that somebody accepted: does it follow the one that counts? Else the history forks. */
-void none_accepted(struct sim *s, const struct record *r);
+void none_accepted(struct sim *s, const struct record *r, bool late);
 void none_operator(struct sim *s, struct node *n);
 /* Somebody takes an emptied node for a new one (incident 31). */
 void none_bootstrap(struct sim *s, struct task *t);
