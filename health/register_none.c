@@ -171,8 +171,8 @@ static bool granted(struct judge *j, uint64_t now)
         return !j->rival_at || silent_for(j->rival_at, MS(PATIENCE_MS), now);
     case WARRANT_FORCED:
         return true;
-    case WARRANT_ORDERED:
-        return silent;
+    case WARRANT_ORDERED: /* nor before it could be heard */
+        return silent && silent_for(j->started, half, now);
     case WARRANT_SERVING:
         if (!j->cfg.automatic)
             return true;

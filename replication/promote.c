@@ -5,7 +5,7 @@
 #include "replication/judge.h"
 #include "replication/notes.h"
 
-enum { ROW_BYTES_MAX = 1 << 20 }; /* one encoded row: 64 KiB of body, 16 KiB of prefix, text */
+enum { ROW_BYTES_MAX = 1 << 20 }; /* one encoded row: 128 KiB of body, 16 KiB of prefix, text */
 
 static int finish(struct store *s, int err)
 {

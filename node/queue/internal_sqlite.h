@@ -102,7 +102,7 @@ struct store_sqlite {
     } highest;                    /* ids of which there may be such rows: what is above has none */
     struct buf scratch;           /* the row of the last get() */
     struct buf encoded;           /* meta on its way to disk */
-    int wal_pages;
+    int wal_pages, wal_tried;     /* in the log; when it was last moved, or was to be */
     uint64_t orphans_id; /* chunks without a message were looked for up to here; 0: none yet */
 };
 

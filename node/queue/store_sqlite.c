@@ -270,7 +270,10 @@ static int count_pages(void *ctx, sqlite3 *db, const char *name, int pages)
 {
     (void)db;
     (void)name;
-    ((struct store_sqlite *)ctx)->wal_pages = pages;
+    struct store_sqlite *x = ctx;
+    if (pages < x->wal_pages) /* begun anew */
+        x->wal_tried = 0;
+    x->wal_pages = pages;
     return SQLITE_OK;
 }
 
@@ -278,15 +281,14 @@ int store_sqlite_checkpoint(struct store *s)
 {
     struct store_sqlite *x = sqlite_of(s);
     assert(!x->in_transaction);
-    if (x->wal_pages < CHECKPOINT_PAGES)
+    if (x->wal_pages - x->wal_tried < CHECKPOINT_PAGES)
         return STORE_OK;
-    int in_log = 0, moved = 0;
-    int rc = sqlite3_wal_checkpoint_v2(x->db, NULL, SQLITE_CHECKPOINT_PASSIVE, &in_log, &moved);
+    int rc = sqlite3_wal_checkpoint_v2(x->db, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
     if (rc != SQLITE_OK && rc != SQLITE_BUSY)
         log_warn("storage.checkpoint", "error=\"%s\"", sqlite3_errmsg(x->db));
     /* All moved: the next commit starts the WAL anew and says so. Else a reader pins it: don't try
      * again before it has grown by as much. */
-    x->wal_pages = in_log == moved ? 0 : x->wal_pages - CHECKPOINT_PAGES;
+    x->wal_tried = x->wal_pages;
     /* A failed flush is final (protocol 6). A full disk isn't: all of it is in the WAL still. */
     return rc == SQLITE_OK || rc == SQLITE_BUSY || rc == SQLITE_FULL ? STORE_OK : sqlite_error(rc);
 }

@@ -120,6 +120,9 @@ END_TEST
 START_TEST(test_no_order_against_a_node_that_is_heard)
 {
     begin(false, false);
+    ask(WARRANT_ORDERED); /* at once at the start: it couldn't be heard yet */
+    run(300, false);
+    ck_assert_uint_eq(w.votes, 0);
     run(2000, true);
     ask(WARRANT_ORDERED);
     run(5000, true);
