@@ -435,10 +435,7 @@ START_TEST(every_phase_can_be_left)
 }
 END_TEST
 
-/* arbiter = none: a doesn't hear b any more, drops it and says so; b hears that, but nobody answers
- * when it reads. The judgement remembers nothing: it would have let b take over with what it had.
- */
-static void b_is_left_behind(void)
+static void b_starts_without_arbiter(void)
 {
     w.none = true;
     kill_node(1);
@@ -447,6 +444,14 @@ static void b_is_left_behind(void)
     run(8000);
     ck_assert_int_eq(view(0).mode, PAIR_PAIRED);
     ck_assert(view(1).in_sync);
+}
+
+/* arbiter = none: a doesn't hear b any more, drops it and says so; b hears that, but nobody answers
+ * when it reads. The judgement remembers nothing: it would have let b take over with what it had.
+ */
+static void b_is_left_behind(void)
+{
+    b_starts_without_arbiter();
     step(1, (struct pair_event){.type = PE_JUDGED, .outcome = JUDGED_GONE});
     w.witness_cut[1] = true; /* no vote for a read without grounds */
     w.udp[1][0] = w.tcp = false;
@@ -499,12 +504,7 @@ END_TEST
 START_TEST(none_ordered_against_a_node_that_is_heard)
 {
     struct heartbeat h;
-    w.none = true;
-    kill_node(1);
-    run(3000);
-    boot(1);
-    run(8000);
-    ck_assert(view(1).in_sync);
+    b_starts_without_arbiter();
     pair_heartbeat(w.node[0].pair, w.now, 0, &h);
     h.boot_random = h.boot_counter = 99; /* started anew, and serving nobody */
     h.serving = false;
@@ -579,12 +579,7 @@ END_TEST
 START_TEST(none_what_is_heard_is_read)
 {
     struct heartbeat h;
-    w.none = true;
-    kill_node(1);
-    run(3000);
-    boot(1);
-    run(8000);
-    ck_assert(view(1).in_sync);
+    b_starts_without_arbiter();
     pair_heartbeat(w.node[0].pair, w.now, 0, &h);
     h.mode = PAIR_SOLO;
     h.serving = false;
