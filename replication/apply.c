@@ -401,6 +401,17 @@ int apply_mode(struct store *s, uint32_t epoch, enum history_mode mode, uint64_t
     return err ? err : finish(s, s->ops->set_meta(s, &meta));
 }
 
+int apply_committed(struct store *s, struct pos committed)
+{
+    struct store_meta meta;
+    s->ops->get_meta(s, &meta);
+    if (pos_cmp(committed, meta.committed) <= 0)
+        return STORE_OK;
+    meta.committed = committed;
+    int err = s->ops->begin(s);
+    return err ? err : finish(s, s->ops->set_meta(s, &meta));
+}
+
 /* What section 8 needs to know of the time before the meeting. */
 struct judge {
     const struct store_meta *own; /* as it was */

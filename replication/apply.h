@@ -77,6 +77,8 @@ bool apply_orphan_note(struct row_recipient *p);
 /* History row of the running epoch from `first`, replacing rows of that epoch at or above it. */
 int apply_mode(struct store *s, uint32_t epoch, enum history_mode mode, uint64_t first,
                struct pos committed);
+/* Raises meta.committed; nothing is written where it is as high already. */
+int apply_committed(struct store *s, struct pos committed);
 
 /* Rejoin, follower's side: in one transaction marks what is behind `shared` as unmerged and adopts
  * the primary's history (all of it: rows beyond the own end describe nothing here yet, and are cut

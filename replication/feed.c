@@ -559,8 +559,10 @@ void feed_frame(struct replica *r, uint8_t type, struct slice payload)
         upload_frame(r, payload);
     else if (type == FRAME_TOLD)
         verify_told(r, payload);
-    else if (type == FRAME_VERIFY)
+    else if (type == FRAME_VERIFY && d->state >= FEED_READING)
         verify_start(r, 0);
+    else if (type == FRAME_VERIFY && d->state != FEED_HELLO)
+        verify_part(r);
     else
         feed_lost(r, "a frame out of turn");
 }

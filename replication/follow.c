@@ -27,10 +27,24 @@ static void tell_empty(struct replica *r, uint64_t session, bool wants)
     replica_emit_fx(r, &fx);
 }
 
-void follow_ask_to_empty(struct replica *r)
+static void ask_to_empty(struct replica *r)
 {
     r->f.asks_to_empty = true;
     tell_empty(r, r->f.session, true);
+}
+
+/* A body may have rotted at the primary, unnoticed, and be whole here: it goes there first
+ * (verify.h). */
+void follow_part(struct replica *r)
+{
+    struct follow *f = &r->f;
+    bool nothing = !r->meta.history.n || r->meta.copying;
+    if (nothing || f->version != PROTOCOL || BATON_MUTANT(EMPTIED_UNSEEN, true, false)) {
+        ask_to_empty(r);
+        return;
+    }
+    f->parting = true;
+    replica_send(r, f->link, FRAME_VERIFY, NULL);
 }
 
 void follow_begin(struct replica *r, const struct record *record)
@@ -68,7 +82,7 @@ void follow_lost(struct replica *r, const char *why)
         return;
     if (f->asks_to_empty)
         tell_empty(r, f->session, false);
-    f->asks_to_empty = false;
+    f->asks_to_empty = f->parting = false;
     f->link = 0;
     f->state = FOLLOW_DIAL;
     f->session = 0;
@@ -297,7 +311,7 @@ static void on_welcome(struct replica *r, struct slice payload)
     if (w.plan == PLAN_RESUME) {
         attached(r);
     } else if (w.plan == PLAN_COPY) {
-        follow_ask_to_empty(r);
+        follow_part(r);
     } else {
         adopt(r, &w);
     }
@@ -525,14 +539,22 @@ bool follow_reply(struct replica *r, struct store_reply *reply)
 
 static void on_verified(struct replica *r, struct slice payload)
 {
-    if (!verified_decode(payload, &r->verify.view))
+    const struct verify_view *v = &r->verify.view;
+    if (!verified_decode(payload, &r->verify.view)) {
         follow_lost(r, "malformed frame");
+    } else if (r->f.parting && !v->running && *v->why) {
+        follow_lost(r, "the primary couldn't look its bodies over");
+    } else if (r->f.parting && !v->running) {
+        r->f.parting = false;
+        ask_to_empty(r);
+    }
 }
 
 void follow_frame(struct replica *r, uint8_t type, struct slice payload)
 {
     struct follow *f = &r->f;
     bool talks = f->state == FOLLOW_ATTACHED || f->state == FOLLOW_UPLOAD;
+    bool compares = f->state == FOLLOW_ATTACHED || f->parting;
     if (type == FRAME_REFUSED)
         on_refused(r, payload);
     else if (type == FRAME_WELCOME && f->state == FOLLOW_HELLO)
@@ -543,9 +565,9 @@ void follow_frame(struct replica *r, uint8_t type, struct slice payload)
         on_committed(r, payload);
     else if (type == FRAME_NOTE && f->state == FOLLOW_ATTACHED)
         on_note(r, payload);
-    else if (type == FRAME_ASK && f->state == FOLLOW_ATTACHED)
+    else if (type == FRAME_ASK && compares)
         verify_asked(r, payload);
-    else if (type == FRAME_VERIFIED && f->state == FOLLOW_ATTACHED)
+    else if (type == FRAME_VERIFIED && compares)
         on_verified(r, payload);
     else if (type == FRAME_MERGED && talks)
         upload_taken(r, payload);

@@ -41,9 +41,9 @@ enum store_request_type {
     SR_PROMOTE = 1, /* apply_promote(epoch, mode, bytes = what is noted); n_rows of the reply: put
                        in doubt; opens the writer: relay's operations are taken from now on */
     SR_MODE,        /* apply_mode(epoch, mode, first); first = 0: the next lsn */
-    SR_CLOSE,  /* closes the writer: operations not yet numbered fail with "not primary"; answered
-                  after the last commit */
-    SR_FOLLOW, /* apply_follow(bytes = encoded batch) */
+    SR_CLOSE,       /* closes the writer: operations not yet numbered fail with "not primary"; then
+                       apply_committed(committed); answered after the last commit */
+    SR_FOLLOW,      /* apply_follow(bytes = encoded batch) */
     SR_ADOPT, /* apply_adopt(pos = shared, bytes = encoded history and what was noted, committed) */
     SR_WIPE,  /* apply_wipe(store) */
     SR_MERGE, /* bytes = n_rows times (u8 class, encoded row): apply_merge each, write the result as

@@ -152,6 +152,7 @@ static void step_down(struct replica *r)
 {
     if (r->role != PRIMARY && r->role != PROMOTING)
         return;
+    bool was_primary = r->role == PRIMARY;
     /* From here on no acknowledgement counts and no watermark is given. */
     r->role = CLOSING;
     struct replica_effect over = {.type = RX_EPOCH_OVER, .epoch = r->p.epoch};
@@ -159,7 +160,11 @@ static void step_down(struct replica *r)
     feed_lost(r, "this node isn't primary any more");
     ring_clear(&r->p.ring);
     upload_epoch_over(r);
+    /* What was acknowledged must be judged as that at the next meeting, even where no transaction
+     * came after it that could have carried it to the disk. */
     struct store_request q = {.type = SR_CLOSE, .epoch = r->p.epoch};
+    if (was_primary)
+        q.committed = (struct pos){r->p.epoch, r->p.committed};
     r->closing_cookie = replica_store(r, &q);
 }
 
@@ -456,7 +461,10 @@ static void view_primary(const struct replica *r, uint64_t now_ns, struct replic
     out->standby_durable = d->durable;
     out->follower = d->store;
     if (!out->attached) {
-        if (d->state == FEED_UPLOAD)
+        if (r->verify.parting)
+            snprintf(out->progress, sizeof out->progress,
+                     "looking for rotten bodies, before the standby's store is emptied");
+        else if (d->state == FEED_UPLOAD)
             snprintf(out->progress, sizeof out->progress, "the standby uploads what only it has");
         return;
     }
@@ -500,7 +508,9 @@ static void view_follower(const struct replica *r, struct replica_view *out)
                  r->meta.copying ? "full copy" : "catching up", (unsigned long long)at,
                  (unsigned long long)f->primary_last);
     else
-        snprintf(out->progress, sizeof out->progress, "%s", doing[f->state]);
+        snprintf(out->progress, sizeof out->progress, "%s",
+                 f->parting ? "the primary looks for bodies that are whole only here"
+                            : doing[f->state]);
 }
 
 void replica_view(const struct replica *r, uint64_t now_ns, struct replica_view *out)

@@ -124,6 +124,7 @@ struct follow {
     uint32_t uploading_rows;
     bool uploaded;       /* nothing unmerged is left */
     bool copy_after;     /* PLAN_UPLOAD_COPY */
+    bool parting;        /* the primary takes what is whole only here; then: asks_to_empty */
     bool asks_to_empty;  /* PE_EMPTY was said, as `session`, and isn't answered */
     uint64_t dial_at_ns; /* hung up until then, waiting for the operator; 0: not */
 };
@@ -229,7 +230,7 @@ void follow_stop(struct replica *r);
 void follow_link_up(struct replica *r, uint64_t link);
 void follow_lost(struct replica *r, const char *why);
 void follow_tick(struct replica *r);
-void follow_ask_to_empty(struct replica *r);
+void follow_part(struct replica *r); /* this store is to be emptied */
 void follow_may_empty(struct replica *r, uint64_t session);
 /* A request that changes the store: HELLO waits for all of them. */
 uint64_t follow_write(struct replica *r, struct store_request *q);

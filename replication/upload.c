@@ -259,7 +259,7 @@ static void upload_done(struct replica *r)
     if (!f->copy_after)
         return;
     replica_log(r, true, "all that only this store had is with the primary");
-    follow_ask_to_empty(r);
+    follow_part(r);
 }
 
 void upload_taken(struct replica *r, struct slice payload)

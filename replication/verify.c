@@ -23,7 +23,9 @@ static struct verify *of(struct replica *r)
 
 static bool peer_ready(const struct replica *r)
 {
-    return r->role == PRIMARY && r->p.feed.state >= FEED_READING && r->p.feed.version == PROTOCOL;
+    const struct feed *d = &r->p.feed;
+    bool talks = d->state >= FEED_READING || (d->state > FEED_HELLO && r->verify.parting);
+    return r->role == PRIMARY && talks && d->version == PROTOCOL;
 }
 
 /* ---- endings ---- */
@@ -51,6 +53,7 @@ static void end_run(struct replica *r, const char *why)
                 v->view.compared, v->view.differing, v->view.repaired, v->view.unrepairable,
                 *why ? "; ended early: " : "", why);
     publish(r);
+    v->parting = false;
 }
 
 static void idle(struct verify *v)
@@ -59,6 +62,12 @@ static void idle(struct verify *v)
     v->cookie = v->token = 0;
     v->merging = v->for_delivery = false;
     buf_free(&v->rows);
+}
+
+static void forget_own(struct verify *v)
+{
+    shared_unref(v->own);
+    v->own = NULL;
 }
 
 static void told_relay(struct replica *r, uint64_t id, enum verify_mended how)
@@ -85,6 +94,8 @@ static void finish(struct replica *r, enum verify_mended how)
     idle(v);
     if (body)
         told_relay(r, id, how);
+    if (how == VERIFY_AWAY && v->parting) /* the store that has it must not be emptied yet */
+        verify_lost(r, "a body that is whole only at the standby can't be had now");
 }
 
 void verify_lost(struct replica *r, const char *why)
@@ -95,8 +106,7 @@ void verify_lost(struct replica *r, const char *why)
     for (unsigned i = 0; i < v->n_wanted; i++)
         told_relay(r, v->wanted[i], VERIFY_AWAY);
     v->n_wanted = v->n_todo = 0;
-    shared_unref(v->own);
-    v->own = NULL;
+    forget_own(v);
     idle(v);
     end_run(r, why);
 }
@@ -167,7 +177,7 @@ static void begin(struct replica *r, uint64_t id, bool for_delivery)
     v->merging = false;
     buf_free(&v->rows);
     buf_init(&v->rows, r->cfg.repair_bytes);
-    if (for_delivery) /* its body is known to be bad */
+    if (for_delivery || v->parting) /* its body is known to be bad */
         fetch(r, 0);
     else
         look(r);
@@ -312,6 +322,22 @@ static bool compare_ranges(struct verify *v, struct slice mine, struct slice the
     return true;
 }
 
+/* Before the other store is emptied: what is bad here. Where the range holds more than there is
+ * room for, the rest is looked at again. */
+static void note_bad(struct verify *v, struct slice mine, uint64_t upto)
+{
+    struct wire_reader in = wire_read(mine);
+    struct digest x;
+    while (in.n && digest_decode(&in, &x)) {
+        v->view.compared++;
+        v->view.differing += x.body_bad;
+        if (x.body_bad && !add_todo(v, x.id))
+            return;
+        v->after = x.id;
+    }
+    v->after = upto;
+}
+
 static void start_next(struct replica *r)
 {
     struct verify *v = of(r);
@@ -322,7 +348,7 @@ static void start_next(struct replica *r)
     }
     if (!v->view.running || r->now < v->not_before_ns)
         return;
-    if (v->n_todo && (v->after == UINT64_MAX || v->n_todo > VERIFY_TODO / 2)) {
+    if (v->n_todo && (v->parting || v->after == UINT64_MAX || v->n_todo > VERIFY_TODO / 2)) {
         uint64_t id = v->todo[--v->n_todo];
         begin(r, id, false);
     } else if (v->after != UINT64_MAX) {
@@ -420,6 +446,13 @@ static void here_came(struct replica *r, struct store_reply *reply)
         v->own = reply->bytes;
         reply->bytes = NULL;
         v->own_upto = reply->more ? reply->first : UINT64_MAX;
+        if (v->parting) {
+            note_bad(v, bytes, v->own_upto);
+            forget_own(v);
+            v->stage = VS_IDLE;
+            start_next(r);
+            break;
+        }
         digests_there(r, v->after, v->own_upto, VS_THEIRS);
         break;
     case VS_LOOK:
@@ -464,7 +497,7 @@ bool verify_reply(struct replica *r, struct store_reply *reply)
         if (reply->err)
             finish(r, reply->err == STORE_CORRUPT || reply->err == STORE_CONFLICT ? VERIFY_NO_COPY
                                                                                   : VERIFY_AWAY);
-        else if (v->for_delivery)
+        else if (v->for_delivery || v->parting)
             finish(r, VERIFY_MENDED);
         else
             again(r);
@@ -498,8 +531,7 @@ void verify_told(struct replica *r, struct slice payload)
         }
         compare_ranges(v, slice_of(v->own->data, v->own->n), t.bytes,
                        t.more && t.next < v->own_upto ? t.next : v->own_upto);
-        shared_unref(v->own);
-        v->own = NULL;
+        forget_own(v);
         v->stage = VS_IDLE;
         v->not_before_ns = r->now + BREATH_MS * MS;
         publish(r);
@@ -534,6 +566,14 @@ void verify_told(struct replica *r, struct slice payload)
 
 /* ---- orders ---- */
 
+static void begin_run(struct verify *v)
+{
+    v->view = (struct verify_view){.run = v->view.run + 1, .running = true};
+    v->after = 0;
+    v->n_todo = 0;
+    v->not_before_ns = 0;
+}
+
 void verify_start(struct replica *r, uint64_t op)
 {
     struct verify *v = of(r);
@@ -551,10 +591,7 @@ void verify_start(struct replica *r, uint64_t op)
     } else if (v->view.running) {
         no = "a comparison is under way already";
     } else {
-        v->view = (struct verify_view){.run = v->view.run + 1, .running = true};
-        v->after = 0;
-        v->n_todo = 0;
-        v->not_before_ns = 0;
+        begin_run(v);
         replica_log(r, true, "verify: comparing both stores");
         publish(r);
         snprintf(fx.text, sizeof fx.text, "comparing both stores");
@@ -567,6 +604,22 @@ void verify_start(struct replica *r, uint64_t op)
         replica_emit_fx(r, &fx);
     else if (no) /* the standby's operator asked, and looks at what we tell it */
         publish(r);
+}
+
+void verify_part(struct replica *r)
+{
+    struct verify *v = of(r);
+    if (v->view.running) {
+        feed_lost(r, "a frame out of turn");
+        return;
+    }
+    begin_run(v);
+    v->parting = true;
+    replica_log(r, true,
+                "looking for bodies that have rotted here, before the standby's store is "
+                "emptied for a full copy");
+    publish(r);
+    start_next(r);
 }
 
 void verify_mend(struct replica *r, uint64_t id)

@@ -2,10 +2,12 @@
  * anywhere; a copy that fails is fetched again from the peer"). Core; private to replica.c,
  * verify.c and answer.c.
  *
- * One mechanism for two needs. `batonctl verify`: digests of both stores in chunks ordered by id; a
- * message that differs is looked at again by itself, until both nodes have settled it, so that what
- * is on its way is no difference; then it is mended. A delivery whose body fails its checksum: the
- * same mending, at once. Both run on the primary's initiative, one message at a time.
+ * One mechanism for three needs. `batonctl verify`: digests of both stores in chunks ordered by id;
+ * a message that differs is looked at again by itself, until both nodes have settled it, so that
+ * what is on its way is no difference; then it is mended. A delivery whose body fails its checksum:
+ * the same mending, at once. A store that is to be emptied for a full copy: whatever has rotted at
+ * the primary is mended from it first, which needs the digests of the primary only. All of it runs
+ * on the primary's initiative, one message at a time.
  *
  *   own body bad, the peer's good -> rows are fetched, checked, put back under their positions
  *   the peer's bad, own good      -> sent there, likewise
@@ -49,6 +51,7 @@ struct verify {
     enum verify_stage stage;
     struct verify_view view;
     uint64_t after; /* ids up to here are compared */
+    bool parting;   /* the run before a store is emptied: only what is bad here */
     struct shared *own;
     bool own_more;
     uint64_t own_upto;
@@ -75,6 +78,7 @@ struct answering {
 struct replica;
 /* Primary. */
 void verify_start(struct replica *r, uint64_t op);
+void verify_part(struct replica *r); /* the follower asks, before its store is emptied */
 void verify_mend(struct replica *r, uint64_t id); /* a delivery waits for it: RX_MENDED answers */
 void verify_go(struct replica *r);                /* at each tick, and when something has moved */
 bool verify_reply(struct replica *r, struct store_reply *reply);

@@ -338,7 +338,7 @@ static int carry_out(struct storage *s, const struct store_request *r, struct st
         return mode(s, r, out);
     case SR_CLOSE:
         s->epoch = 0;
-        return STORE_OK;
+        return s->failed ? STORE_OK : apply_committed(s->store, r->committed);
     case SR_ADOPT:
         return adopt(s, r);
     case SR_WIPE:

@@ -191,10 +191,11 @@ static void print_sum(const struct shared_state *sh, double took)
     printf("excused that a store named by the record hadn't them, while another had: %" PRIu64
            " left behind by a forced takeover, %" PRIu64 " on a store that had lost its end\n",
            c->away_forced, c->away_lost);
-    printf("damaged bodies: %" PRIu64 " mended from the other copy, %" PRIu64
-           " held as neither was right (the right one went with `rejoin`: %" PRIu64
-           "); both stores compared %" PRIu64 " times\n",
-           c->mended, c->damaged_held, c->damaged_gone, c->compared);
+    printf(
+        "damaged bodies: %" PRIu64 " mended from the other copy, %" PRIu64
+        " held as neither was right (the right one was on a store that had been emptied: %" PRIu64
+        "); both stores compared %" PRIu64 " times\n",
+        c->mended, c->damaged_held, c->damaged_gone, c->compared);
     printf("%" PRIu64 " tombstones purged, %" PRIu64
            " rejoined by an operator (sent twice as what was purged came back: %" PRIu64 ")\n",
            c->purged, c->rejoined, c->doubled_rejoin);

@@ -19,16 +19,14 @@ enum { ANSWER_MAX = 1 << 20 };
 void rot_one(struct sim *s, struct node *n)
 {
     struct books *b = &s->books;
-    const struct node *other = &s->node[1 - n->self];
-    /* A store that was rolled back, or its primary, means a full copy, and a good body goes with
-     * it. */
-    if (!b->n_copies || n->disk.lost || other->disk.lost || !books_spare(s, n->self))
+    if (!b->n_copies || !books_spare(s, n->self))
         return;
     struct copy *c = &b->copy[b->n_copies - 1 - rng_skewed(&s->rng, 0, b->n_copies - 1)];
     if (!store_memory_body_good(s->node[1 - n->self].disk.store, c->id) ||
         !store_memory_rot(n->disk.store, c->id))
         return;
     c->rotten = true;
+    c->rotten_at = s->now;
     s->count.effect[F_ROT]++;
     TRACE(s, process_name(n->self), "a byte of the body of %llx rots on its disk", ID(c->id));
 }
@@ -44,14 +42,15 @@ void rot_check(struct sim *s)
     }
 }
 
-/* `batonctl rejoin`: what is on that store only in a better state isn't looked for (promises.md).
- */
-void rot_replaced(struct sim *s, const struct node *n)
+/* For a full copy, of which the other store is the only one until it has ended: no copy survives
+ * what rots there after the last look at it. */
+void rot_wiped(struct sim *s, const struct node *n)
 {
     for (unsigned i = 0; i < s->books.n_copies; i++) {
         struct copy *c = &s->books.copy[i];
         if (!c->rotten || !store_memory_body_good(n->disk.store, c->id) ||
-            store_memory_body_good(s->node[1 - n->self].disk.store, c->id))
+            store_memory_body_good(s->node[1 - n->self].disk.store, c->id) ||
+            c->rotten_at < c->looked_at[1 - n->self])
             continue;
         c->rot_excused = true;
         s->count.damaged_gone++;
@@ -162,11 +161,16 @@ static bool add_digest(void *ctx, const struct row *r, enum unmerged_class mark)
     return digest_encode(&d->out, &x);
 }
 
-struct store_reply rot_digests(struct store *st, const struct store_request *req)
+struct store_reply rot_digests(struct sim *s, struct node *n, const struct store_request *req)
 {
+    struct store *st = n->disk.store;
     struct digests d = {.req = req, .st = st, .last = req->first};
     buf_init(&d.out, ANSWER_MAX);
     store_memory_each(st, add_digest, &d);
+    for (unsigned i = 0; i < s->books.n_copies; i++)
+        if (s->books.copy[i].id > req->first &&
+            s->books.copy[i].id <= (d.more ? d.last : req->pos.lsn))
+            s->books.copy[i].looked_at[n->self] = s->now;
     struct store_reply r = {
         .first = d.last, .more = d.more, .bytes = shared_new(buf_slice(&d.out))};
     buf_free(&d.out);

@@ -395,10 +395,11 @@ struct copy { /* one message id */
     bool away; /* a forced takeover left it behind, or a store lost it with its end: on some store
                   it must be all the same */
     bool was_away, purged;
-    bool rotten;            /* its body was damaged on some store */
-    bool rot_excused;       /* and the good one was on a store that an operator's word replaced */
-    uint64_t said;          /* the newest order about this message */
-    bool held;              /* by an order that was answered */
+    bool rotten;                          /* its body was damaged on some store */
+    uint64_t rotten_at, looked_at[NODES]; /* and each store's body was read for a comparison */
+    bool rot_excused; /* the good one went for a full copy, and this one rotted after the look */
+    uint64_t said;    /* the newest order about this message */
+    bool held;        /* by an order that was answered */
     bool cancelled, let_go; /* by some order, answered or not */
     uint64_t let_go_at;     /* the newest */
     struct rcpt_book rcpt[MESSAGE_RCPTS];
@@ -587,14 +588,14 @@ void storage_tells_takeover(struct sim *s, struct node *n, bool on); /* storage.
 
 /* --- rot.c: damaged bodies, comparing and mending --- */
 void rot_one(struct sim *s, struct node *n);
-void rot_replaced(struct sim *s, const struct node *n);    /* its store will be another */
+void rot_wiped(struct sim *s, const struct node *n);       /* its store is emptied now */
 void rot_check(struct sim *s);                             /* a good copy is left of each */
 bool rot_spare(const struct sim *s, unsigned node);        /* none is on that node's store alone */
 void rot_mend(struct sim *s, struct node *n, uint64_t id); /* a delivery waits for it */
 void rot_mended(struct sim *s, struct node *n, uint64_t id, uint8_t how); /* RX_MENDED */
 void rot_verify(struct sim *s, struct node *n);                           /* batonctl verify */
 void rot_end(struct sim *s, struct node *n); /* what is left of it is looked for */
-struct store_reply rot_digests(struct store *st, const struct store_request *req);
+struct store_reply rot_digests(struct sim *s, struct node *n, const struct store_request *req);
 struct store_reply rot_rows(struct store *st, const struct store_request *req);
 int rot_put_back(struct store *st, const struct store_request *req);
 

@@ -668,11 +668,13 @@ static struct store_reply carry_out(struct sim *s, struct node *n, const struct 
         break;
     case SR_CLOSE:
         m->writer = 0;
+        r.err = m->failed ? STORE_OK : apply_committed(st, req->committed);
         break;
     case SR_ADOPT:
         r.err = m->writer ? STORE_CONFLICT : adopt(n, req);
         break;
     case SR_WIPE:
+        rot_wiped(s, n);
         r.err = m->writer ? STORE_CONFLICT : apply_wipe(st, &req->store);
         break;
     case SR_UNMARK:
@@ -798,12 +800,19 @@ static void start_follow(struct sim *s, struct node *n)
     sim_at(s, s->now + commit_time(s, n), n->self, follow_done);
 }
 
+static bool only_reads(const struct node *n, const struct store_request *r)
+{
+    if (r->type == SR_CLOSE)
+        return pos_cmp(r->committed, store_memory_meta(n->disk.store)->committed) <= 0;
+    return r->type == SR_META || r->type == SR_UNMERGED;
+}
+
 static void request_done(struct sim *s, struct task *t)
 {
     struct node *n = &s->node[t->process];
     struct storage_model *m = &n->storage;
     struct item *i = m->under_way;
-    bool writes = i->req.type != SR_CLOSE && i->req.type != SR_META && i->req.type != SR_UNMERGED;
+    bool writes = !only_reads(n, &i->req);
     if (writes && hangs(s, n, request_done))
         return;
     enum disk_fault f = writes && !m->failed ? fault_due(s, n) : DISK_OK;
@@ -864,11 +873,11 @@ static void start_request(struct sim *s, struct node *n)
         next_item(s, n);
         return;
     }
-    bool reads = i->req.type == SR_META || i->req.type == SR_UNMERGED || i->req.type == SR_CLOSE;
     m->busy = true;
     m->busy_since = node_now(s, n);
     m->under_way = i;
-    sim_at(s, s->now + (reads ? 100 * US : commit_time(s, n)), n->self, request_done);
+    sim_at(s, s->now + (only_reads(n, &i->req) ? 100 * US : commit_time(s, n)), n->self,
+           request_done);
 }
 
 static bool holds_up(const struct sim *s, uint64_t at)
@@ -984,7 +993,7 @@ static void read_one(struct sim *s, struct task *t)
     struct node *n = &s->node[t->process];
     struct item *i = t->p;
     reply(s, n, READER_TO_REPLICATION, &i->req,
-          i->req.type == SR_DIGESTS ? rot_digests(n->disk.store, &i->req)
+          i->req.type == SR_DIGESTS ? rot_digests(s, n, &i->req)
                                     : rot_rows(n->disk.store, &i->req));
     item_free(i);
 }

@@ -123,3 +123,21 @@ void world_compare(struct world_node *n, const struct store_request *q, struct s
     reply->bytes = shared_new(buf_slice(&p.b));
     buf_free(&p.b);
 }
+
+void world_rot(struct world *w, unsigned node, uint64_t id)
+{
+    struct store *s = w->node[node].store;
+    struct row r = {.type = ROW_MESSAGE, .message = *store_memory_message(s, id)};
+    uint8_t *body = xmalloc(r.message.body.n);
+    memcpy(body, r.message.body.p, r.message.body.n);
+    body[7] ^= 1;
+    r.message.body.p = body;
+    int err = s->ops->begin(s);
+    if (!err)
+        err = s->ops->put(s, &r, UNMERGED_NONE);
+    if (!err)
+        err = s->ops->commit(s);
+    assert(!err);
+    (void)err;
+    free(body);
+}

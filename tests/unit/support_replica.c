@@ -468,6 +468,7 @@ bool world_serve(struct world_node *n, const struct store_request *q, struct sto
         break;
     case SR_CLOSE:
         n->writer = 0;
+        r->err = apply_committed(n->store, q->committed);
         break;
     case SR_FOLLOW:
         r->err = do_follow(n, q);

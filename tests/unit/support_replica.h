@@ -89,6 +89,8 @@ int world_put_message(struct world_node *n, uint64_t id, size_t body_bytes);
  * right if it is world_body(id). */
 void world_compare(struct world_node *n, const struct store_request *q, struct store_reply *reply);
 void world_body(uint8_t *p, size_t n, uint64_t id);
+/* A byte of that message's body is another one from now on. */
+void world_rot(struct world *w, unsigned node, uint64_t id);
 
 const struct store_meta *world_meta(const struct world *w, unsigned node);
 struct store_id world_store_id(const struct world *w, unsigned node);

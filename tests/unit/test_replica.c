@@ -651,6 +651,23 @@ START_TEST(test_step_down_stops_counting)
 }
 END_TEST
 
+/* What was acknowledged is on the disk as that when the role is over, though no transaction came
+ * after it: the next meeting judges by it. */
+START_TEST(test_step_down_keeps_what_is_committed)
+{
+    paired(23);
+    add(A);
+    world_run(&w, 60);
+    struct pos committed = {2, w.node[A].committed};
+    ck_assert_uint_eq(committed.lsn, world_meta(&w, A)->end.lsn);
+    ck_assert_int_lt(pos_cmp(world_meta(&w, A)->committed, committed), 0);
+    order(A, PX_STEP_DOWN);
+    world_run(&w, 60);
+    ck_assert_int_eq(pos_cmp(world_meta(&w, A)->committed, committed), 0);
+    world_free(&w);
+}
+END_TEST
+
 /* A promoted follower acknowledges nothing more, and what it was writing gets in first. */
 START_TEST(test_promotion_ends_acknowledging)
 {
@@ -796,12 +813,15 @@ static void purge(unsigned node)
     ck_assert_int_eq(s->ops->commit(s), 0);
 }
 
+static uint64_t both; /* have this one, still queued */
+
 /* A comes back after eight days with a message of its own; B has gone on and delivered one that
  * both had. */
 static uint64_t apart_for_eight_days(unsigned seed, uint64_t *finished)
 {
     solo_with_follower(seed, 0);
     *finished = add(A);
+    both = add(A);
     world_run(&w, 60);
     world_cut(&w);
     w.node[B].dialling = false;
@@ -883,10 +903,14 @@ START_TEST(test_rejoin_discard_merges_nothing)
     uint64_t finished, alone = away_for_eight_days(31, &finished);
     struct store_id before = world_store_id(&w, A);
     world_run(&w, 200);
+    world_rot(&w, B, both);
     rejoin(A, true);
     world_run(&w, 2000);
     struct store_id after = world_store_id(&w, A);
     ck_assert(!store_id_eq(&before, &after));
+    struct replica_view v;
+    replica_view(w.node[B].core, w.now, &v);
+    ck_assert_uint_eq(v.verify.repaired, 1); /* its body was whole only at A */
     ck_assert(!world_has(&w, B, alone) && !world_has(&w, A, alone));
     ck_assert(world_equal(&w));
     world_free(&w);
@@ -1309,6 +1333,7 @@ int main(void)
     tcase_add_test(t, test_incident_32_failed_transaction_after_shipping);
     tcase_add_test(t, test_switchover_drains_and_loses_nothing);
     tcase_add_test(t, test_step_down_stops_counting);
+    tcase_add_test(t, test_step_down_keeps_what_is_committed);
     tcase_add_test(t, test_promotion_ends_acknowledging);
     tcase_add_test(t, test_lost_data_gets_a_full_copy);
     tcase_add_test(t, test_lost_data_is_told_by_what_is_shared);

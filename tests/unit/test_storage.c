@@ -89,8 +89,11 @@ START_TEST(test_only_the_open_epoch_writes)
     rig_add(&rig, 4, MESSAGE_ID(4, 1), 1, 1);
     ck_assert_int_eq(rig_wait(&rig), OP_DURABLE);
     uint64_t rows = rig.n_rows;
-    ck_assert_int_eq(rig_ask(&rig, (struct store_request){.type = SR_CLOSE, .epoch = 4}).err,
-                     STORE_OK);
+    struct pos committed = {4, 1};
+    struct store_reply closed =
+        rig_ask(&rig, (struct store_request){.type = SR_CLOSE, .epoch = 4, .committed = committed});
+    ck_assert_int_eq(closed.err, STORE_OK);
+    ck_assert_int_eq(pos_cmp(closed.meta.committed, committed), 0);
     rig_add(&rig, 4, MESSAGE_ID(4, 2), 2, 1);
     ck_assert_int_eq(rig_wait(&rig), OP_NOT_PRIMARY);
     ck_assert_uint_eq(rig.n_rows, rows);

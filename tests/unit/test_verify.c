@@ -60,13 +60,7 @@ static void put(unsigned node, const struct row *r)
 
 static void rot(unsigned node, uint64_t id)
 {
-    struct row r = {.type = ROW_MESSAGE, .message = *store_memory_message(w.node[node].store, id)};
-    uint8_t *body = xmalloc(r.message.body.n);
-    memcpy(body, r.message.body.p, r.message.body.n);
-    body[7] ^= 1;
-    r.message.body.p = body;
-    put(node, &r);
-    free(body);
+    world_rot(&w, node, id);
 }
 
 static struct row_recipient recipient(unsigned node, uint64_t id, uint32_t index)
@@ -231,6 +225,86 @@ START_TEST(test_the_standby_goes_away)
 }
 END_TEST
 
+/* B's disk comes back from a snapshot: it lacks what it acknowledged, and has to be copied anew. */
+static void roll_back(struct store *snapshot)
+{
+    world_crash(&w, B);
+    store_memory_free(w.node[B].store);
+    w.node[B].store = snapshot;
+    world_start(&w, B);
+}
+
+static bool emptied(const struct store_id *was)
+{
+    struct store_id now = world_store_id(&w, B);
+    return !store_id_eq(was, &now);
+}
+
+/* What has rotted here, unnoticed, is whole only in the store that a full copy replaces. */
+START_TEST(test_no_good_body_goes_with_an_emptied_store)
+{
+    struct store *snapshot = store_memory_copy(w.node[B].store);
+    struct store_id was = world_store_id(&w, B);
+    world_add(&w, A);
+    world_run(&w, 100);
+    rot(A, ids[3]);
+    rot(A, ids[MESSAGES - 1]);
+    roll_back(snapshot);
+    rot(B, ids[5]); /* whole here */
+    world_follow(&w, B, 2);
+    world_run(&w, 1000);
+    ck_assert(emptied(&was));
+    struct verify_view v = view(A);
+    ck_assert(v.compared == MESSAGES + 1 && v.differing == 2 && v.repaired == 2);
+    ck_assert(world_equal(&w));
+    ck_assert_uint_eq(compare(A).differing, 0);
+}
+END_TEST
+
+/* Neither is right: said to the relay, and no reason to wait for ever. */
+START_TEST(test_an_emptied_store_that_was_rotten_as_well)
+{
+    struct store *snapshot = store_memory_copy(w.node[B].store);
+    struct store_id was = world_store_id(&w, B);
+    world_add(&w, A);
+    world_run(&w, 100);
+    rot(A, ids[3]);
+    roll_back(snapshot);
+    rot(B, ids[3]);
+    world_follow(&w, B, 2);
+    world_run(&w, 1000);
+    ck_assert(emptied(&was));
+    ck_assert(w.node[A].mended_id == ids[3] && w.node[A].mended == VERIFY_NO_COPY);
+}
+END_TEST
+
+/* It can't be read just now: it is kept until it can. */
+START_TEST(test_a_store_is_not_emptied_before_it_was_read)
+{
+    struct store *snapshot = store_memory_copy(w.node[B].store);
+    struct store_id was = world_store_id(&w, B);
+    world_add(&w, A);
+    world_run(&w, 100);
+    rot(A, ids[3]);
+    roll_back(snapshot);
+    w.node[B].reads_stalled = true;
+    world_follow(&w, B, 2);
+    world_run(&w, 1000);
+    struct replica_view a, b;
+    replica_view(w.node[A].core, w.now, &a);
+    replica_view(w.node[B].core, w.now, &b);
+    ck_assert(a.verify.running && strstr(a.progress, "rotten"));
+    ck_assert_ptr_nonnull(strstr(b.progress, "whole only here"));
+    world_run(&w, 40000); /* A gives up the question; B asks again */
+    ck_assert(!emptied(&was));
+    w.node[B].reads_stalled = false;
+    world_run(&w, 40000);
+    ck_assert(emptied(&was));
+    ck_assert(world_equal(&w));
+    ck_assert_uint_eq(compare(A).differing, 0);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("verify");
@@ -246,6 +320,9 @@ int main(void)
     tcase_add_test(t, test_an_open_dot_is_not_in_doubt);
     tcase_add_test(t, test_a_question_that_hangs_costs_no_link);
     tcase_add_test(t, test_the_standby_goes_away);
+    tcase_add_test(t, test_no_good_body_goes_with_an_emptied_store);
+    tcase_add_test(t, test_an_emptied_store_that_was_rotten_as_well);
+    tcase_add_test(t, test_a_store_is_not_emptied_before_it_was_read);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);
