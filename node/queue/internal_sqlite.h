@@ -104,6 +104,9 @@ struct store_sqlite {
     struct buf encoded;           /* meta on its way to disk */
     int wal_pages, wal_tried;     /* in the log; when it was last moved, or was to be */
     uint64_t orphans_id; /* chunks without a message were looked for up to here; 0: none yet */
+    sqlite3 *pin;        /* a reader of the writer's own; NULL: not opened */
+    sqlite3_stmt *pin_st;
+    bool pinned; /* it is at a row, and so keeps the log from being begun anew */
 };
 
 static inline struct store_sqlite *sqlite_of(struct store *s)

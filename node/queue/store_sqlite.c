@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/file.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "node/base/crypto_openssl.h"
@@ -25,10 +26,16 @@
 
 enum {
     APPLICATION_ID = 0x42746f6e, /* "Bton" */
-    /* 8 MiB: large enough to move a page once that was changed often, small enough not to hold up
-     * commits for long. Not beside them, by a connection of its own: up to 3.51 SQLite may take
-     * pages for moved that are not, where one of two begins the log anew (its WAL-reset bug). */
-    CHECKPOINT_PAGES = 1024,
+    /* The log is moved into the database in steps of 2 MiB, by what a reader of its own has passed,
+     * and begun anew at 128 MiB: who comes then waits for two flushes more, and so few do that it
+     * doesn't show in the hundredth that waits longest. All of it by the writer's connection,
+     * between its commits: up to 3.51 SQLite may take pages for moved that are not, where a second
+     * one begins the log anew beside them (its WAL-reset bug). */
+    STEP_PAGES = 256,
+    CHECKPOINT_PAGES = 16384,
+    /* With less room on the disk the log is begun anew at each step: what it takes, deliveries
+     * lack. */
+    SPACE_MIN = 512 << 20,
     SCRATCH_MAX = 1 << 20,
 };
 
@@ -277,18 +284,62 @@ static int count_pages(void *ctx, sqlite3 *db, const char *name, int pages)
     return SQLITE_OK;
 }
 
+static void unpin(struct store_sqlite *x)
+{
+    if (x->pinned)
+        sqlite3_reset(x->pin_st);
+    x->pinned = false;
+}
+
+/* Sees what is committed by now. Where it can't be opened the log is moved whole, or not at all. */
+static void pin(struct store_sqlite *x)
+{
+    unpin(x);
+    int flags = SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX;
+    if (!x->pin && sqlite3_open_v2(x->path, &x->pin, flags, NULL) == SQLITE_OK) {
+        sqlite3_db_config(x->pin, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+        sqlite3_prepare_v2(x->pin, "SELECT id FROM store", -1, &x->pin_st, NULL);
+    }
+    x->pinned = x->pin_st && sqlite3_step(x->pin_st) == SQLITE_ROW;
+}
+
+static void close_pin(struct store_sqlite *x)
+{
+    x->pinned = false;
+    sqlite3_finalize(x->pin_st);
+    sqlite3_close(x->pin);
+    x->pin_st = NULL;
+    x->pin = NULL;
+}
+
+static bool short_of_space(const struct store_sqlite *x)
+{
+    struct statvfs v;
+    return fstatvfs(x->lock_fd, &v) != 0 || (uint64_t)v.f_bavail * v.f_frsize < SPACE_MIN;
+}
+
+/* What is behind the pin can't be moved yet, so SQLite moves what is before it and flushes nothing:
+ * a step costs memory's time. Moved whole, the log costs three flushes in a row: the database, the
+ * beginning of the new log, and the commit that waits for both. */
 int store_sqlite_checkpoint(struct store *s)
 {
     struct store_sqlite *x = sqlite_of(s);
     assert(!x->in_transaction);
-    if (x->wal_pages - x->wal_tried < CHECKPOINT_PAGES)
+    if (x->wal_pages - x->wal_tried < STEP_PAGES)
         return STORE_OK;
-    int rc = sqlite3_wal_checkpoint_v2(x->db, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
+    bool whole = x->wal_pages >= CHECKPOINT_PAGES || short_of_space(x);
+    int rc = SQLITE_OK;
+    if (whole)
+        unpin(x);
+    if (whole || x->pinned)
+        rc = sqlite3_wal_checkpoint_v2(x->db, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
     if (rc != SQLITE_OK && rc != SQLITE_BUSY)
         log_warn("storage.checkpoint", "error=\"%s\"", sqlite3_errmsg(x->db));
-    /* All moved: the next commit starts the WAL anew and says so. Else a reader pins it: don't try
+    /* All moved: the next commit starts the WAL anew and says so. Else a reader holds it: don't try
      * again before it has grown by as much. */
     x->wal_tried = x->wal_pages;
+    if (!whole)
+        pin(x);
     /* A failed flush is final (protocol 6). A full disk isn't: all of it is in the WAL still. */
     return rc == SQLITE_OK || rc == SQLITE_BUSY || rc == SQLITE_FULL ? STORE_OK : sqlite_error(rc);
 }
@@ -458,7 +509,7 @@ static bool open_writer(struct store_sqlite *x, const char *path, char *err, siz
     int rc = sqlite3_exec(x->db,
                           "PRAGMA page_size=8192;PRAGMA journal_mode=WAL;PRAGMA synchronous=FULL;"
                           "PRAGMA secure_delete=OFF;PRAGMA wal_autocheckpoint=0;"
-                          "PRAGMA journal_size_limit=67108864;PRAGMA cache_size=-65536;"
+                          "PRAGMA journal_size_limit=268435456;PRAGMA cache_size=-65536;"
                           "PRAGMA foreign_keys=OFF;PRAGMA temp_store=MEMORY",
                           NULL, NULL, NULL);
     if (rc == SQLITE_OK)
@@ -491,6 +542,7 @@ static void close_db(struct store_sqlite *x)
         sqlite3_finalize(x->st[i]);
         x->st[i] = NULL;
     }
+    close_pin(x);
     sqlite3_close(x->db);
     x->db = NULL;
 }
