@@ -1,5 +1,6 @@
 """Power loss, and disks that are slow, hang, fail or are full. What was not flushed is really gone here,
 and a full disk is a small filesystem of its own."""
+import os
 import signal
 import time
 
@@ -118,6 +119,34 @@ def power_loss_alone(t):
         pair.a.lose_power(some(t))
         pair.a.start()
         wait_until("the node serves", pair.primary, 20)
+    t.settle()
+
+
+def logs_begun(node):
+    """How often SQLite's log was begun anew: it counts that in its head."""
+    with open(node.store + "-wal", "rb") as f:
+        head = f.read(16)
+    return int.from_bytes(head[12:16], "big") if len(head) == 16 else 0
+
+
+@scenario
+def power_loss_as_the_log_moves(t):
+    """A single node under large mail: its log is moved into the database all the time, unflushed, and begun anew."""
+    pair = t.begin(names="a", load=False, disks="a")
+    t.load(rate=250, sessions=10, size=150_000)
+    gone = 0
+    for i in range(t.rounds):
+        if i % 2:  # for the first time by the start
+            begun = logs_begun(pair.a)
+            wait_until("the log is begun anew twice", lambda: logs_begun(pair.a) > begun + 1, 60)
+        wait_until("much of the database isn't flushed", lambda: os.path.getsize(pair.a.disk.journal) > 16 << 20, 30)
+        pause(t)
+        t.disturbances += 1
+        gone = max(gone, pair.a.lose_power(some(t)))
+        pair.a.start()
+        wait_until("the node serves", pair.primary, 20)
+        t.flows("mail flows")
+    expect(gone > 100, f"at most {gone} changes were forgotten: no moved pages among them")
     t.settle()
 
 
