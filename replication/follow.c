@@ -38,7 +38,8 @@ static void ask_to_empty(struct replica *r)
 void follow_part(struct replica *r)
 {
     struct follow *f = &r->f;
-    bool nothing = !r->meta.history.n || r->meta.copying;
+    /* Of an unfinished copy it may be whole here, too. */
+    bool nothing = r->blank || (!r->meta.history.n && !r->meta.copying);
     if (nothing || f->version != PROTOCOL || BATON_MUTANT(EMPTIED_UNSEEN, true, false)) {
         ask_to_empty(r);
         return;
@@ -393,6 +394,7 @@ static void on_followed(struct replica *r, const struct store_reply *reply)
 {
     struct follow *f = &r->f;
     struct pending x = pop_pending(r);
+    r->blank = false;
     if (reply->err)
         r->reached = (struct pos){0, 0};
     else
@@ -507,8 +509,10 @@ bool follow_reply(struct replica *r, struct store_reply *reply)
         break;
     case SR_ADOPT:
     case SR_WIPE:
-        if (reply->type == SR_WIPE && !reply->err)
+        if (reply->type == SR_WIPE && !reply->err) {
             r->order = REJOIN_NONE; /* carried out; asked again if this process ends before */
+            r->blank = true;
+        }
         if (reply->type == SR_WIPE && reply->err)
             tell_empty(r, r->emptying, false);
         r->reached = (struct pos){0, 0};

@@ -158,6 +158,7 @@ struct replica {
     struct answering answering;
     bool waits; /* follower: away for too long, the operator has to decide */
     struct pos waits_shared;
+    bool blank;        /* follower: emptied by this process, and nothing came since */
     uint64_t emptying; /* follower: the session whose SR_WIPE was posted last */
     enum rejoin_order order;
     /* What is noted: a primary's own, or what the followed one told. It stays when the epoch ends,

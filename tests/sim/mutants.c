@@ -31,6 +31,7 @@ static const struct {
     [MUTANT_HOLD_NOTE_NOT_COMMITTED] = {.seed = 114},
     [MUTANT_LEASE_FROM_RECEIPT] = {.seed = 140},
     [MUTANT_EVERY_BOUNCE_STAYS] = {.seed = 252},
+    [MUTANT_EMPTIED_UNSEEN] = {.seed = 319},
     [MUTANT_NOTE_NOT_RESENT] = {.seed = 357},
     [MUTANT_SEEN_IS_A_VOTE] = {.seed = 712},
     [MUTANT_NEWEST_PAUSE_WINS] = {.seed = 885},

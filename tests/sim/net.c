@@ -347,6 +347,7 @@ static void tell_up(struct sim *s, struct task *t)
     if (outgoing) {
         n->link_out = c->id;
         n->dial_backoff = 50 * MS;
+        n->linked_at = s->now;
     }
     TRACE(s, process_name(n->self), "link %llu is up, %s", (unsigned long long)c->id,
           outgoing ? "dialled" : "accepted");

@@ -126,6 +126,7 @@ void operator_rejoin(struct sim *s, struct node *n)
     TRACE(s, process_name(n->self), "operator: rejoin --%s", discard ? "discard" : "merge");
     s->count.rejoined++;
     s->books.rejoined = true;
+    rot_apart(s, n);
     replication_step(
         s, n, &(struct replica_event){.type = RE_REJOIN, .flag = discard, .link = ++s->serial});
 }

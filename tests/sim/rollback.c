@@ -40,5 +40,6 @@ void harm_rollback(struct sim *s, unsigned self, enum fault_kind kind)
     n->disk.snapshot = NULL;
     books_watch(s, n);
     books_rolled_back(s, n, end);
+    rot_apart(s, n);
     faults_restart_later(s, self);
 }

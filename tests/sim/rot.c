@@ -15,11 +15,11 @@ enum { ANSWER_MAX = 1 << 20 };
 
 /* --- the fault, and the books --- */
 
-/* Where the other copy is good, and nothing may be needed from this one: one failure at a time. */
-void rot_one(struct sim *s, struct node *n)
+/* Where the other copy is good. */
+static void rot_body(struct sim *s, struct node *n)
 {
     struct books *b = &s->books;
-    if (!b->n_copies || !books_spare(s, n->self))
+    if (!b->n_copies)
         return;
     struct copy *c = &b->copy[b->n_copies - 1 - rng_skewed(&s->rng, 0, b->n_copies - 1)];
     if (!store_memory_body_good(s->node[1 - n->self].disk.store, c->id) ||
@@ -29,6 +29,21 @@ void rot_one(struct sim *s, struct node *n)
     c->rotten_at = s->now;
     s->count.effect[F_ROT]++;
     TRACE(s, process_name(n->self), "a byte of the body of %llx rots on its disk", ID(c->id));
+}
+
+/* And nothing else may be needed from this one: one failure at a time. */
+void rot_one(struct sim *s, struct node *n)
+{
+    if (books_spare(s, n->self))
+        rot_body(s, n);
+}
+
+/* That node's store will be emptied for a full copy: what rots on the other by then has to be taken
+ * from it. */
+void rot_apart(struct sim *s, const struct node *n)
+{
+    if (rng_chance(&s->rng, 0.5))
+        rot_body(s, &s->node[1 - n->self]);
 }
 
 void rot_check(struct sim *s)
@@ -43,14 +58,14 @@ void rot_check(struct sim *s)
 }
 
 /* For a full copy, of which the other store is the only one until it has ended: no copy survives
- * what rots there after the last look at it. */
+ * what rots there after it was looked at for this one. */
 void rot_wiped(struct sim *s, const struct node *n)
 {
     for (unsigned i = 0; i < s->books.n_copies; i++) {
         struct copy *c = &s->books.copy[i];
         if (!c->rotten || !store_memory_body_good(n->disk.store, c->id) ||
             store_memory_body_good(s->node[1 - n->self].disk.store, c->id) ||
-            c->rotten_at < c->looked_at[1 - n->self])
+            c->looked_at[1 - n->self] < n->linked_at || c->rotten_at < c->looked_at[1 - n->self])
             continue;
         c->rot_excused = true;
         s->count.damaged_gone++;

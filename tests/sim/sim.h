@@ -288,7 +288,8 @@ struct node {
     bool up, paused;
     uint32_t life;
     uint64_t pause_until, frozen_for, started_at, crashed_at, emptied_at;
-    uint64_t notes_at; /* the newest NOTE came */
+    uint64_t linked_at; /* its newest connection to a primary */
+    uint64_t notes_at;  /* the newest NOTE came */
     uint64_t clock_base, clock_from;
     double rate;
     int64_t wall_offset_ms;
@@ -588,6 +589,7 @@ void storage_tells_takeover(struct sim *s, struct node *n, bool on); /* storage.
 
 /* --- rot.c: damaged bodies, comparing and mending --- */
 void rot_one(struct sim *s, struct node *n);
+void rot_apart(struct sim *s, const struct node *n);       /* that one awaits a full copy */
 void rot_wiped(struct sim *s, const struct node *n);       /* its store is emptied now */
 void rot_check(struct sim *s);                             /* a good copy is left of each */
 bool rot_spare(const struct sim *s, unsigned node);        /* none is on that node's store alone */
