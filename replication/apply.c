@@ -291,11 +291,16 @@ static int follow_row(struct store *s, const struct row *in)
 }
 
 /* Can it be written without looking at what is here? Not a change of an older recipient that is
- * still open: it may meet an outcome. Nor a message that was written before: see keeps_body(). */
+ * still open: it may meet an outcome. Nor a message that was written before, in this epoch or, of
+ * which a merge tells, in an earlier one: see keeps_body(). */
 static bool is_new(const struct row *r, uint64_t last_message)
 {
+    const struct row_message *m = &r->message;
     if (r->type == ROW_MESSAGE)
-        return r->message.state == MESSAGE_DONE || pos_cmp(r->message.born, r->message.pos) == 0;
+        return m->state == MESSAGE_DONE ||
+               (pos_cmp(m->born, m->pos) == 0 && MESSAGE_EPOCH(m->id) == m->pos.epoch);
+    if (r->type == ROW_CHUNK)
+        return MESSAGE_EPOCH(r->chunk.id) == r->chunk.pos.epoch;
     return r->type != ROW_RECIPIENT || rcpt_terminal(r->recipient.state) ||
            r->recipient.id == last_message;
 }

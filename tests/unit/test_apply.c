@@ -799,6 +799,46 @@ START_TEST(test_a_damaged_body_replaces_no_good_one)
 }
 END_TEST
 
+/* Nor does it where the primary merged that message from this very store, as one that is new. */
+START_TEST(test_a_damaged_body_that_was_merged_replaces_no_good_one)
+{
+    struct buf frame;
+    struct row m = support_message(MESSAGE_ID(2, 1), 1, 1), key, here;
+    struct row c = {.type = ROW_CHUNK,
+                    .chunk = {.id = MESSAGE_ID(2, 1), .data = SLICE_LIT("a good chunk")}};
+    enum unmerged_class mark;
+    promote(a, 4, MODE_SOLO);
+    open_own(a);
+    put(support_message(MESSAGE_ID(4, 1), 2, 1));
+    put(support_recipient(MESSAGE_ID(4, 1), 0, RCPT_QUEUED));
+    close_own(&frame);
+    ck_assert_int_eq(follow(b, &frame), STORE_OK);
+    m.message.pos = m.message.born = c.chunk.pos = (struct pos){2, 1};
+    key = m;
+    ck_assert_int_eq(b->ops->begin(b), STORE_OK);
+    ck_assert_int_eq(b->ops->put(b, &c, UNMERGED_NONE), STORE_OK);
+    ck_assert_int_eq(b->ops->put(b, &m, UNMERGED_NONE), STORE_OK);
+    ck_assert_int_eq(b->ops->commit(b), STORE_OK);
+    uint8_t rotten[4096];
+    ck_assert_uint_le(m.message.body.n, sizeof rotten);
+    memcpy(rotten, m.message.body.p, m.message.body.n);
+    rotten[0] ^= 1;
+    m.message.body = slice_of(rotten, m.message.body.n);
+    m.message.born = (struct pos){0, 0};
+    c.chunk.data = SLICE_LIT("a bad! chunk");
+    open_own(a);
+    put(c);
+    put(m);
+    close_own(&frame);
+    ck_assert_int_eq(follow(b, &frame), STORE_OK);
+    ck_assert_int_eq(b->ops->get(b, &c, &here, &mark), STORE_OK);
+    ck_assert(slice_eq(here.chunk.data, SLICE_LIT("a good chunk")));
+    ck_assert_int_eq(b->ops->get(b, &key, &here, &mark), STORE_OK);
+    ck_assert(slice_eq(here.message.body, key.message.body));
+    ck_assert_uint_eq(here.message.pos.lsn, meta_of(a).end.lsn);
+}
+END_TEST
+
 START_TEST(test_one_id_two_messages)
 {
     promote(a, 4, MODE_SOLO);
@@ -1032,6 +1072,7 @@ int main(void)
     tcase_add_test(t, test_a_late_delivery_recalls_the_bounce);
     tcase_add_test(t, test_a_promotion_recalls_the_bounce);
     tcase_add_test(t, test_a_damaged_body_replaces_no_good_one);
+    tcase_add_test(t, test_a_damaged_body_that_was_merged_replaces_no_good_one);
     tcase_add_test(t, test_one_id_two_messages);
     tcase_add_test(t, test_pauses_survive_a_merge);
     tcase_add_test(t, test_a_pause_lifted_during_a_rejoin_is_over_on_both);
