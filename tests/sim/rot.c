@@ -15,14 +15,16 @@ enum { ANSWER_MAX = 1 << 20 };
 
 /* --- the fault, and the books --- */
 
-/* Where the other copy is good. */
+/* Where the other store has its body, and right. */
 static void rot_body(struct sim *s, struct node *n)
 {
     struct books *b = &s->books;
     if (!b->n_copies)
         return;
     struct copy *c = &b->copy[b->n_copies - 1 - rng_skewed(&s->rng, 0, b->n_copies - 1)];
-    if (!store_memory_body_good(s->node[1 - n->self].disk.store, c->id) ||
+    const struct store *other = s->node[1 - n->self].disk.store;
+    const struct row_message *there = store_memory_message(other, c->id);
+    if (!there || there->state != MESSAGE_LIVE || !store_memory_body_good(other, c->id) ||
         !store_memory_rot(n->disk.store, c->id))
         return;
     c->rotten = true;
