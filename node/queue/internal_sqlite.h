@@ -34,7 +34,10 @@ enum statement {
     ST_MESSAGE_OLDEST,
     ST_MESSAGE_ONLY_HERE,
     ST_RECIPIENT_INSERT,
+    ST_RECIPIENT_INSERT_4,
+    ST_RECIPIENT_INSERT_16,
     ST_RECIPIENT_UPDATE,
+    ST_RECIPIENT_OUTCOME,
     ST_RECIPIENT_GET,
     ST_RECIPIENT_CLASS,
     ST_RECIPIENT_CLASSES,
@@ -77,9 +80,10 @@ enum statement {
 /* Recipients of one message by class; CLASSES counts the terminal ones. */
 struct tally {
     uint64_t id; /* 0: unused */
+    bool fresh;  /* all of them were put through this store, in order, when none was there */
     uint32_t n[CLASSES + 1];
 };
-enum { TALLIES = 4096 };
+enum { TALLIES = 4096, INSERTS_MAX = 16, INSERTS_BYTES = 16384 };
 
 struct store_sqlite {
     struct store base; /* first */
@@ -92,10 +96,15 @@ struct store_sqlite {
     bool in_transaction, dirty;
     struct tally *tallies; /* direct-mapped by id */
     struct {
-        uint64_t id; /* 0: none */
-        uint32_t index;
-        unsigned class;
-    } seen; /* by the last get() of a recipient in this transaction */
+        struct row_recipient row; /* id 0: none; its slices lie in scratch */
+        enum unmerged_class mark;
+    } seen; /* by the last get() in this transaction */
+    struct {
+        struct row_recipient row[INSERTS_MAX];
+        int mark[INSERTS_MAX];
+        unsigned n;
+        struct buf text; /* what their slices point to; never grows */
+    } inserts;           /* new recipients that no statement has written yet: sqlite_flush() */
     struct {
         bool known;
         int64_t recipient, chunk; /* as SQLite orders ids */
@@ -139,6 +148,10 @@ void sqlite_read_message(sqlite3_stmt *st, int at, bool body, struct row *out,
 void sqlite_read_recipient(sqlite3_stmt *st, int at, struct row *out, enum unmerged_class *mark);
 void sqlite_read_chunk(sqlite3_stmt *st, struct row *out, enum unmerged_class *mark);
 void sqlite_read_opstate(sqlite3_stmt *st, struct row *out, enum unmerged_class *mark);
+
+/* New recipients gather, since SQLite takes many in one statement for a third of the price. Every
+ * operation that may look at recipients begins with this. An error ends the transaction. */
+int sqlite_flush(struct store_sqlite *x);
 
 /* rows_sqlite.c and walk_sqlite.c: the operations of store.h. */
 int sqlite_put(struct store *s, const struct row *r, enum unmerged_class unmerged);

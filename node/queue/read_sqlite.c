@@ -370,6 +370,9 @@ void store_sqlite_read(struct store *s, struct storage_read *r, int64_t now_ms)
 
 int store_sqlite_due_quarantined(struct store *s, int64_t now_ms, unsigned limit, struct buf *rows)
 {
+    int err = sqlite_flush(sqlite_of(s));
+    if (err)
+        return err;
     sqlite3_stmt *st = sqlite_statement(sqlite_of(s), ST_RELEASE_DUE);
     if (!st)
         return STORE_IO;
@@ -390,6 +393,9 @@ int store_sqlite_due_quarantined(struct store *s, int64_t now_ms, unsigned limit
 int store_sqlite_quarantined(struct store *s, unsigned limit, store_sqlite_quarantined_fn fn,
                              void *ctx)
 {
+    int err = sqlite_flush(sqlite_of(s));
+    if (err)
+        return err;
     sqlite3_stmt *st = sqlite_statement(sqlite_of(s), ST_QUARANTINED_IDS);
     if (!st)
         return STORE_IO;

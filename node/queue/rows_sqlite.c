@@ -69,8 +69,12 @@ struct tally *sqlite_tally(struct store_sqlite *x, uint64_t id, int *err)
         return NULL;
     if ((int64_t)id > x->highest.recipient) {
         t->id = id;
+        t->fresh = true;
         return t;
     }
+    *err = sqlite_flush(x);
+    if (*err)
+        return NULL;
     sqlite3_stmt *st = sqlite_statement(x, ST_RECIPIENT_CLASSES);
     if (!st) {
         *err = STORE_IO;
@@ -195,27 +199,108 @@ static int put_message(struct store_sqlite *x, const struct row_message *m, int 
     return sqlite_run(st);
 }
 
-static void bind_recipient(sqlite3_stmt *st, const struct row_recipient *p, int mark)
+/* at: parameters before this row's. */
+static void bind_recipient(sqlite3_stmt *st, int at, const struct row_recipient *p, int mark)
 {
+    sqlite3_bind_int64(st, at + 1, (int64_t)p->id);
+    sqlite3_bind_int64(st, at + 2, p->index);
+    sqlite3_bind_int64(st, at + 3, p->pos.epoch);
+    sqlite3_bind_int64(st, at + 4, (int64_t)p->pos.lsn);
+    sqlite3_bind_int(st, at + 5, mark);
+    sqlite3_bind_int(st, at + 6, p->state);
+    sqlite3_bind_int(st, at + 7, p->held);
+    sqlite3_bind_int(st, at + 8, p->notify);
+    sqlite3_bind_int(st, at + 9, p->in_doubt);
+    sqlite3_bind_int64(st, at + 10, p->attempts);
+    sqlite3_bind_int64(st, at + 11, p->next_ms);
+    sqlite3_bind_int64(st, at + 12, p->last_ms);
+    sqlite3_bind_int(st, at + 13, p->code);
+    sqlite_bind(st, at + 14, p->address);
+    sqlite_bind(st, at + 15, p->domain);
+    sqlite_bind(st, at + 16, p->orcpt);
+    sqlite_bind(st, at + 17, p->enhanced);
+    sqlite_bind(st, at + 18, p->reply);
+    sqlite_bind(st, at + 19, p->remote);
+}
+
+int sqlite_flush(struct store_sqlite *x)
+{
+    static const struct {
+        unsigned n;
+        enum statement id;
+    } by_size[] = {
+        {16, ST_RECIPIENT_INSERT_16}, {4, ST_RECIPIENT_INSERT_4}, {1, ST_RECIPIENT_INSERT}};
+    unsigned done = 0, size = 0;
+    int err = STORE_OK;
+    while (!err && done < x->inserts.n) {
+        while (by_size[size].n > x->inserts.n - done)
+            size++;
+        sqlite3_stmt *st = sqlite_statement(x, by_size[size].id);
+        for (unsigned i = 0; st && i < by_size[size].n; i++, done++)
+            bind_recipient(st, (int)i * RECIPIENT_N, &x->inserts.row[done], x->inserts.mark[done]);
+        err = sqlite_run(st);
+    }
+    x->inserts.n = 0;
+    buf_clear(&x->inserts.text);
+    return err;
+}
+
+/* False: it is too long for that. */
+static bool gather(struct store_sqlite *x, const struct row_recipient *p, int mark, int *err)
+{
+    size_t n = p->address.n + p->domain.n + p->orcpt.n + p->enhanced.n + p->reply.n + p->remote.n;
+    struct buf *text = &x->inserts.text;
+    *err = STORE_OK;
+    if (x->inserts.n == INSERTS_MAX || text->len + n > INSERTS_BYTES)
+        *err = sqlite_flush(x);
+    if (*err || n > INSERTS_BYTES || !buf_reserve(text, INSERTS_BYTES - text->len))
+        return false;
+    struct row_recipient *own = &x->inserts.row[x->inserts.n];
+    *own = *p;
+    struct slice *const fields[] = {&own->address,  &own->domain, &own->orcpt,
+                                    &own->enhanced, &own->reply,  &own->remote};
+    for (unsigned i = 0; i < sizeof fields / sizeof *fields; i++) {
+        size_t at = text->len;
+        buf_append_slice(text, *fields[i]);
+        *fields[i] = slice_of(text->data + at, fields[i]->n);
+    }
+    x->inserts.mark[x->inserts.n++] = mark;
+    return true;
+}
+
+static bool is_seen(const struct store_sqlite *x, const struct row_recipient *p)
+{
+    return x->seen.row.id == p->id && x->seen.row.index == p->index;
+}
+
+/* An attempt that met the row as it stands here, and changed nothing but its outcome? */
+static bool is_outcome(const struct store_sqlite *x, const struct row_recipient *p, int mark)
+{
+    const struct row_recipient *here = &x->seen.row;
+    return is_seen(x, p) && x->seen.mark == (enum unmerged_class)mark && here->held == p->held &&
+           here->in_doubt == p->in_doubt && here->notify == p->notify &&
+           slice_eq(here->address, p->address) && slice_eq(here->domain, p->domain) &&
+           slice_eq(here->orcpt, p->orcpt);
+}
+
+static int update_outcome(struct store_sqlite *x, const struct row_recipient *p)
+{
+    sqlite3_stmt *st = sqlite_statement(x, ST_RECIPIENT_OUTCOME);
+    if (!st)
+        return STORE_IO;
     sqlite3_bind_int64(st, 1, (int64_t)p->id);
     sqlite3_bind_int64(st, 2, p->index);
     sqlite3_bind_int64(st, 3, p->pos.epoch);
     sqlite3_bind_int64(st, 4, (int64_t)p->pos.lsn);
-    sqlite3_bind_int(st, 5, mark);
-    sqlite3_bind_int(st, 6, p->state);
-    sqlite3_bind_int(st, 7, p->held);
-    sqlite3_bind_int(st, 8, p->notify);
-    sqlite3_bind_int(st, 9, p->in_doubt);
-    sqlite3_bind_int64(st, 10, p->attempts);
-    sqlite3_bind_int64(st, 11, p->next_ms);
-    sqlite3_bind_int64(st, 12, p->last_ms);
-    sqlite3_bind_int(st, 13, p->code);
-    sqlite_bind(st, 14, p->address);
-    sqlite_bind(st, 15, p->domain);
-    sqlite_bind(st, 16, p->orcpt);
-    sqlite_bind(st, 17, p->enhanced);
-    sqlite_bind(st, 18, p->reply);
-    sqlite_bind(st, 19, p->remote);
+    sqlite3_bind_int(st, 5, p->state);
+    sqlite3_bind_int64(st, 6, p->attempts);
+    sqlite3_bind_int64(st, 7, p->next_ms);
+    sqlite3_bind_int64(st, 8, p->last_ms);
+    sqlite3_bind_int(st, 9, p->code);
+    sqlite_bind(st, 10, p->enhanced);
+    sqlite_bind(st, 11, p->reply);
+    sqlite_bind(st, 12, p->remote);
+    return sqlite_run(st);
 }
 
 static int run_recipient(struct store_sqlite *x, enum statement how, const struct row_recipient *p,
@@ -224,15 +309,16 @@ static int run_recipient(struct store_sqlite *x, enum statement how, const struc
     sqlite3_stmt *st = sqlite_statement(x, how);
     if (!st)
         return STORE_IO;
-    bind_recipient(st, p, mark);
+    bind_recipient(st, 0, p, mark);
     return sqlite_run(st);
 }
 
 /* The class it has on disk; CLASSES + 1: it isn't there. */
 static int find_class(struct store_sqlite *x, const struct row_recipient *p, unsigned *class)
 {
-    if (x->seen.id == p->id && x->seen.index == p->index) {
-        *class = x->seen.class;
+    if (is_seen(x, p)) {
+        const struct row_recipient *here = &x->seen.row;
+        *class = class_of(here->state, here->held, here->in_doubt, here->attempts);
         return STORE_OK;
     }
     sqlite3_stmt *st = sqlite_statement(x, ST_RECIPIENT_CLASS);
@@ -258,16 +344,21 @@ static int put_recipient(struct store_sqlite *x, const struct row_recipient *p, 
     for (unsigned i = 0; i <= CLASSES; i++)
         here += t->n[i];
     /* They come in order with their message: whose index is beyond those that are here is new. */
-    bool inserted = false;
-    if (p->index >= here) {
+    bool inserted = t->fresh && p->index == here && gather(x, p, mark, &err);
+    t->fresh = inserted;
+    if (!err && !inserted)
+        err = sqlite_flush(x);
+    if (!err && !inserted && p->index >= here) {
         err = run_recipient(x, ST_RECIPIENT_INSERT, p, mark);
         inserted = !err && sqlite3_changes(x->db);
     }
     if (!err && !inserted && here)
         err = find_class(x, p, &from);
-    if (!err && !inserted)
+    if (!err && !inserted && is_outcome(x, p, mark))
+        err = update_outcome(x, p);
+    else if (!err && !inserted)
         err = run_recipient(x, from > CLASSES ? ST_RECIPIENT_INSERT : ST_RECIPIENT_UPDATE, p, mark);
-    x->seen.id = 0;
+    x->seen.row.id = 0;
     if (!err)
         move(x, t, from, class_of(p->state, p->held, p->in_doubt, p->attempts));
     return err;
@@ -473,36 +564,35 @@ static sqlite3_stmt *find(struct store_sqlite *x, const struct row *key)
     return st;
 }
 
-/* What is looked at is changed next, as a rule (an outcome meets what is here). */
-static void see_recipient(struct store_sqlite *x, sqlite3_stmt *st, struct row *out,
-                          enum unmerged_class *mark)
-{
-    sqlite_read_recipient(st, 0, out, mark);
-    const struct row_recipient *p = &out->recipient;
-    x->seen.id = p->id;
-    x->seen.index = p->index;
-    x->seen.class = class_of(p->state, p->held, p->in_doubt, p->attempts);
-}
-
 int sqlite_get(struct store *s, const struct row *key, struct row *out,
                enum unmerged_class *unmerged)
 {
     struct store_sqlite *x = sqlite_of(s);
     enum row_type type = key->type;
+    int err = type == ROW_RECIPIENT ? sqlite_flush(x) : STORE_OK;
+    if (err)
+        return err;
     sqlite3_stmt *st = find(x, key);
     if (!st)
         return STORE_IO;
-    int rc = sqlite3_step(st), err = sqlite_error(rc);
+    int rc = sqlite3_step(st);
+    err = sqlite_error(rc);
     if (rc == SQLITE_ROW) {
         if (type == ROW_MESSAGE)
             sqlite_read_message(st, 0, true, out, unmerged);
         else if (type == ROW_RECIPIENT)
-            see_recipient(x, st, out, unmerged);
+            sqlite_read_recipient(st, 0, out, unmerged);
         else if (type == ROW_CHUNK)
             sqlite_read_chunk(st, out, unmerged);
         else
             sqlite_read_opstate(st, out, unmerged);
         err = keep_row(x, out);
+        /* What is looked at is changed next, as a rule (an outcome meets what is here). */
+        x->seen.row.id = 0;
+        if (!err && type == ROW_RECIPIENT) {
+            x->seen.row = out->recipient;
+            x->seen.mark = *unmerged;
+        }
     } else if (!err) {
         err = STORE_NOT_FOUND;
     }
@@ -512,6 +602,9 @@ int sqlite_get(struct store *s, const struct row *key, struct row *out,
 
 int sqlite_each_recipient(struct store *s, uint64_t id, store_row_fn fn, void *ctx)
 {
+    int err = sqlite_flush(sqlite_of(s));
+    if (err)
+        return err;
     sqlite3_stmt *st = sqlite_statement(sqlite_of(s), ST_RECIPIENT_EACH);
     if (!st)
         return STORE_IO;
@@ -548,9 +641,13 @@ int sqlite_unmark(struct store *s, const struct row *key)
                                              [ROW_RECIPIENT] = ST_RECIPIENT_MARK,
                                              [ROW_CHUNK] = ST_CHUNK_MARK,
                                              [ROW_OPSTATE] = ST_OPSTATE_MARK};
+    int err = sqlite_flush(x);
+    if (err)
+        return err;
     sqlite3_stmt *st = sqlite_statement(x, by_type[key->type]);
     if (!st)
         return STORE_IO;
+    x->seen.row.id = 0;
     sqlite3_bind_int(st, 2, UNMERGED_NONE);
     if (key->type == ROW_OPSTATE)
         sqlite_bind(st, 1, key->opstate.key);

@@ -5,6 +5,10 @@
 #include "node/base/log.h"
 #include "node/queue/internal_sqlite.h"
 
+/* One recipient's values. */
+#define ROW_1  "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+#define ROWS_4 ROW_1 "," ROW_1 "," ROW_1 "," ROW_1
+
 static const char *const text[STATEMENTS] = {
     [ST_BEGIN] = "BEGIN IMMEDIATE",
     [ST_BEGIN_READ] = "BEGIN",
@@ -53,10 +57,17 @@ static const char *const text[STATEMENTS] = {
         "INSERT INTO recipient(" RECIPIENT_COLUMNS
         ")VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19)"
         "ON CONFLICT(id,idx)DO NOTHING",
+    [ST_RECIPIENT_INSERT_4] = "INSERT INTO recipient(" RECIPIENT_COLUMNS ")VALUES" ROWS_4,
+    [ST_RECIPIENT_INSERT_16] = "INSERT INTO recipient(" RECIPIENT_COLUMNS ")VALUES" ROWS_4
+                               "," ROWS_4 "," ROWS_4 "," ROWS_4,
     [ST_RECIPIENT_UPDATE] =
         "UPDATE recipient SET epoch=?3,lsn=?4,mark=?5,state=?6,held=?7,notify=?8,in_doubt=?9,"
         "attempts=?10,next_ms=?11,last_ms=?12,code=?13,address=?14,domain=?15,orcpt=?16,"
         "enhanced=?17,reply=?18,remote=?19 WHERE id=?1 AND idx=?2",
+    /* What an attempt changes: SQLite leaves the indexes of the other columns alone. */
+    [ST_RECIPIENT_OUTCOME] =
+        "UPDATE recipient SET epoch=?3,lsn=?4,state=?5,attempts=?6,next_ms=?7,last_ms=?8,code=?9,"
+        "enhanced=?10,reply=?11,remote=?12 WHERE id=?1 AND idx=?2",
     [ST_RECIPIENT_GET] = "SELECT " RECIPIENT_COLUMNS " FROM recipient WHERE id=?1 AND idx=?2",
     [ST_RECIPIENT_CLASS] =
         "SELECT state,held,in_doubt,attempts FROM recipient WHERE id=?1 AND idx=?2",
@@ -122,9 +133,17 @@ static const char *const text[STATEMENTS] = {
                        "ORDER BY next_ms LIMIT ?2",
 };
 
+/* Of recipients, but for inserting new ones. */
+static bool is_about_recipients(enum statement id)
+{
+    return (id > ST_RECIPIENT_INSERT_16 && id <= ST_RECIPIENT_DELETE && id != ST_HIGHEST) ||
+           (id >= ST_DOMAIN_NEXT && id != ST_BODY_INLINE);
+}
+
 sqlite3_stmt *sqlite_statement(struct store_sqlite *x, enum statement id)
 {
     assert(id < STATEMENTS && text[id]);
+    assert(!x->inserts.n || !is_about_recipients(id));
     if (!x->st[id] && sqlite3_prepare_v3(x->db, text[id], -1, SQLITE_PREPARE_PERSISTENT, &x->st[id],
                                          NULL) != SQLITE_OK)
         log_error("storage.statement", "error=\"%s\" sql=\"%s\"", sqlite3_errmsg(x->db), text[id]);

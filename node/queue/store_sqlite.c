@@ -165,7 +165,7 @@ static int begin(struct store *s)
     if (err)
         return err;
     x->in_transaction = true;
-    x->seen.id = 0;
+    x->seen.row.id = 0;
     if (writer) {
         x->saved_meta = x->meta;
         memcpy(x->saved_counts, x->counts, sizeof x->counts);
@@ -186,6 +186,7 @@ static void rollback(struct store *s)
     if (!x->in_transaction)
         return;
     x->in_transaction = false;
+    x->inserts.n = 0;
     if (!sqlite3_get_autocommit(x->db)) /* some errors have ended it already */
         sqlite_run(sqlite_statement(x, ST_ROLLBACK));
     if (x->lock_fd < 0)
@@ -200,8 +201,8 @@ static int commit(struct store *s)
 {
     struct store_sqlite *x = sqlite_of(s);
     assert(x->in_transaction && x->lock_fd >= 0);
-    int err = STORE_OK;
-    if (x->dirty || memcmp(x->counts, x->saved_counts, sizeof x->counts))
+    int err = sqlite_flush(x);
+    if (!err && (x->dirty || memcmp(x->counts, x->saved_counts, sizeof x->counts)))
         err = save_meta(x);
     if (!err)
         err = sqlite_run(sqlite_statement(x, ST_COMMIT));
@@ -218,6 +219,7 @@ static int wipe(struct store *s, const struct store_id *fresh)
 {
     struct store_sqlite *x = sqlite_of(s);
     assert(x->in_transaction);
+    x->inserts.n = 0;
     int rc = sqlite3_exec(x->db,
                           "DELETE FROM message;DELETE FROM recipient;DELETE FROM chunk;"
                           "DELETE FROM opstate",
@@ -490,6 +492,7 @@ static struct store_sqlite *make(void)
     x->base.ops = &operations;
     x->lock_fd = -1;
     buf_init(&x->scratch, SCRATCH_MAX);
+    buf_init(&x->inserts.text, INSERTS_BYTES);
     buf_init(&x->encoded, 65536);
     x->tallies = xcalloc(TALLIES, sizeof *x->tallies);
     return x;
@@ -607,6 +610,7 @@ void store_sqlite_close(struct store *s)
         close(x->lock_fd);
     free(x->tallies);
     buf_free(&x->scratch);
+    buf_free(&x->inserts.text);
     buf_free(&x->encoded);
     free(x);
 }

@@ -96,6 +96,9 @@ static int walk(struct cursor *cursors, bool unfit,
 int sqlite_changes_after(struct store *s, uint64_t after, store_row_fn fn, void *ctx)
 {
     struct store_sqlite *x = sqlite_of(s);
+    int err = sqlite_flush(x);
+    if (err)
+        return err;
     struct cursor c[TABLES] = {{.st = sqlite_statement(x, ST_MESSAGE_CHANGES)},
                                {.st = sqlite_statement(x, ST_RECIPIENT_CHANGES)},
                                {.st = sqlite_statement(x, ST_CHUNK_CHANGES)},
@@ -121,6 +124,9 @@ int sqlite_each_unmerged(struct store *s, store_row_fn fn, void *ctx)
 {
     struct store_sqlite *x = sqlite_of(s);
     struct as_queued taken = {fn, ctx};
+    int err = sqlite_flush(x);
+    if (err)
+        return err;
     struct cursor c[TABLES] = {{.st = sqlite_statement(x, ST_MESSAGE_MARKED)},
                                {.st = sqlite_statement(x, ST_RECIPIENT_MARKED)},
                                {.st = sqlite_statement(x, ST_CHUNK_MARKED)},
@@ -235,7 +241,10 @@ int sqlite_mark_unmerged(struct store *s, struct pos shared, classify_fn classif
 {
     struct store_sqlite *x = sqlite_of(s);
     static_assert(UNMERGED_QUEUED == 1 && UNMERGED_TAKEN == 3, "as the statement says");
-    int err = readable(x, sqlite_run(sqlite_statement(x, ST_RECIPIENT_TAKEN)));
+    x->seen.row.id = 0;
+    int err = sqlite_flush(x);
+    if (!err)
+        err = readable(x, sqlite_run(sqlite_statement(x, ST_RECIPIENT_TAKEN)));
     if (!err)
         err = mark_table(x, ST_CHUNK_BEYOND, ST_CHUNK_MARK, shared.lsn, classify, ctx);
     if (!err)
@@ -308,6 +317,9 @@ int sqlite_each_bounce(struct store *s, uint64_t parent, store_row_fn fn, void *
 int sqlite_each_noted(struct store *s, store_row_fn fn, void *ctx)
 {
     static_assert(DOUBT_NOTED == 1 && RCPT_QUEUED == 1, "as the statement says");
+    int err = sqlite_flush(sqlite_of(s));
+    if (err)
+        return err;
     sqlite3_stmt *st = sqlite_statement(sqlite_of(s), ST_RECIPIENT_NOTED);
     if (!st)
         return STORE_IO;
@@ -411,6 +423,7 @@ static int forget_message(struct store_sqlite *x, const struct tombstone *t)
     int err = sqlite_forget(x, t->id);
     if (!err)
         err = delete_by_id(x, ST_RECIPIENT_DELETE, t->id);
+    x->seen.row.id = 0;
     if (!err)
         err = delete_by_id(x, ST_CHUNK_DELETE, t->id);
     if (!err)

@@ -101,10 +101,69 @@ static bool add_encoded(void *ctx, const struct row *r, enum unmerged_class mark
     return wire_put_u8(ctx, (uint8_t)mark) && row_encode(ctx, r);
 }
 
+/* The newest of those that came whole. */
+static uint64_t whole_id;
+
+/* A message above all others, with its recipients in order, as they are accepted; at times one of
+ * them is missing, and comes last. */
+static void put_whole(struct store *s, uint64_t id, uint64_t *lsn)
+{
+    static const uint8_t orcpt[900] = {'x'};
+    uint32_t n = 1 + rnd(40), last = rnd(4) ? n : rnd(n);
+    struct row r = support_message(id, (unsigned)(id % 23), n);
+    row_set_pos(&r, (struct pos){3, (*lsn)++});
+    ck_assert_int_eq(s->ops->put(s, &r, UNMERGED_NONE), STORE_OK);
+    bool long_ones = rnd(3) == 0;
+    for (uint32_t i = 0; i <= n; i++) {
+        uint32_t index = i == n ? last : i;
+        if (i == last || index == n)
+            continue;
+        r = support_recipient(id, index, RCPT_QUEUED);
+        if (long_ones)
+            r.recipient.orcpt = slice_of(orcpt, sizeof orcpt);
+        row_set_pos(&r, (struct pos){3, (*lsn)++});
+        ck_assert_int_eq(s->ops->put(s, &r, UNMERGED_NONE), STORE_OK);
+    }
+}
+
+/* What comes of an attempt; at times an operator's word with it. */
+static void put_outcome(struct store *s, uint64_t id, uint64_t *lsn, struct buf *answers)
+{
+    struct row key = support_recipient(id, rnd(20), RCPT_QUEUED), r;
+    enum unmerged_class mark;
+    int err = s->ops->get(s, &key, &r, &mark);
+    wire_put_u8(answers, (uint8_t)err);
+    if (err)
+        return;
+    r.recipient.state = rnd(2) ? RCPT_DELIVERED : RCPT_QUEUED;
+    r.recipient.attempts++;
+    r.recipient.next_ms += 1000;
+    r.recipient.last_ms = 77;
+    r.recipient.code = 250;
+    r.recipient.enhanced = SLICE_LIT("2.0.0");
+    r.recipient.reply = SLICE_LIT("250 taken");
+    r.recipient.remote = SLICE_LIT("192.0.2.1");
+    if (rnd(4) == 0)
+        r.recipient.held ^= HELD_OPERATOR;
+    if (mark != UNMERGED_NONE && rnd(2))
+        ck_assert_int_eq(s->ops->unmark(s, &key), STORE_OK);
+    row_set_pos(&r, (struct pos){3, (*lsn)++});
+    ck_assert_int_eq(s->ops->put(s, &r, rnd(6) ? mark : UNMERGED_QUEUED), STORE_OK);
+}
+
 /* One random operation on s; its answers go to `answers`. */
 static void operate(struct store *s, uint64_t *lsn, struct buf *answers)
 {
-    unsigned what = rnd(20);
+    unsigned what = rnd(24);
+    if (what >= 22) {
+        whole_id = MESSAGE_ID(6, *lsn);
+        put_whole(s, whole_id, lsn);
+        return;
+    }
+    if (what >= 20) {
+        put_outcome(s, whole_id, lsn, answers);
+        return;
+    }
     struct row r = random_row(lsn), out;
     enum unmerged_class mark;
     uint64_t id;
@@ -146,6 +205,7 @@ static void run(struct store *s, unsigned round, struct buf *answers)
 {
     uint64_t lsn = 1;
     seed = round * 7919 + 1;
+    whole_id = MESSAGE_ID(6, 0);
     buf_init(answers, 64 << 20);
     for (unsigned t = 0; t < 40; t++) {
         struct store_meta m;
