@@ -438,7 +438,9 @@ static enum unmerged_class classify(void *ctx, struct pos pos, struct pos born)
         return UNMERGED_QUEUED;
     if (history_mode_at(&j->own->history, born) != MODE_PAIRED)
         return BATON_MUTANT(SOLO_IS_QUARANTINED, UNMERGED_QUARANTINE, UNMERGED_QUEUED);
-    if (pos_cmp(born, j->own->committed) <= 0)
+    /* Both: an epoch that began with rows of an earlier one that weren't committed has, to begin
+     * with, a committed lsn below its own first. */
+    if (born.epoch <= j->own->committed.epoch && born.lsn <= j->own->committed.lsn)
         return UNMERGED_QUEUED;
     if (born.epoch == j->primary_committed.epoch && born.lsn <= j->primary_committed.lsn)
         return UNMERGED_QUEUED;

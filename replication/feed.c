@@ -219,6 +219,7 @@ static void on_hello(struct replica *r, struct slice payload)
     d->remembers = any_age ? UINT64_MAX : shared.lsn;
     d->store = h.store;
     d->plan = (uint8_t)way;
+    d->unfit = h.unfit;
     d->copies = way == PLAN_COPY || (way == PLAN_RESUME && h.copying);
     d->start = way == PLAN_ADOPT ? shared.lsn : way == PLAN_RESUME ? h.reached.lsn : 0;
     d->state = way == PLAN_UPLOAD_COPY ? FEED_UPLOAD : FEED_WELCOMED;

@@ -2,9 +2,10 @@
  * has seen", 8, 10). Core.
  *
  * PX_FOLLOW -> epoch durable here -> dial -> link -> writes of earlier links are through -> HELLO
- * -> WELCOME: adopt (or empty the store for a copy) -> first ACK: attached. Then each BATCH goes to
- * storage and is acknowledged twice: received at once, durable when it is. Beside it what is
- * unmerged is uploaded, one piece at a time: UNMERGED -> MERGED -> unmarked.
+ * -> WELCOME: adopt (or, once the primary has taken from it what is whole only here, empty the
+ * store for a copy) -> first ACK: attached. Then each BATCH goes to storage and is acknowledged
+ * twice: received at once, durable when it is. Beside it what is unmerged is uploaded, one piece at
+ * a time: UNMERGED -> MERGED -> unmarked.
  *
  * Whatever goes wrong (a gap, an error, a frame out of turn) closes the link; the next one starts
  * over from the last consistent lsn. Only the primary of the followed epoch is listened to. After
@@ -45,6 +46,7 @@ void follow_part(struct replica *r)
         return;
     }
     f->parting = true;
+    f->parting_ns = r->now;
     replica_send(r, f->link, FRAME_VERIFY, NULL);
 }
 
@@ -84,6 +86,7 @@ void follow_lost(struct replica *r, const char *why)
     if (f->asks_to_empty)
         tell_empty(r, f->session, false);
     f->asks_to_empty = f->parting = false;
+    r->verify.view.running = false; /* as far as this node is told */
     f->link = 0;
     f->state = FOLLOW_DIAL;
     f->session = 0;
@@ -237,6 +240,14 @@ static void dial(struct replica *r)
     replica_emit_fx(r, &fx);
 }
 
+static void dial_later(struct replica *r, const char *why)
+{
+    follow_lost(r, why);
+    struct replica_effect fx = {.type = RX_HANG_UP};
+    replica_emit_fx(r, &fx);
+    r->f.dial_at_ns = r->now + WAIT_DIAL_NS;
+}
+
 static void wait_for_order(struct replica *r, struct pos shared)
 {
     r->waits = true;
@@ -245,16 +256,15 @@ static void wait_for_order(struct replica *r, struct pos shared)
     replica_log(r, false,
                 "this store was away for longer than `retention` and holds what the primary "
                 "hasn't: batonctl rejoin --merge | --discard decides");
-    follow_lost(r, "waits for the operator's word");
-    struct replica_effect fx = {.type = RX_HANG_UP};
-    replica_emit_fx(r, &fx);
-    r->f.dial_at_ns = r->now + WAIT_DIAL_NS;
+    dial_later(r, "waits for the operator's word");
 }
 
 void follow_tick(struct replica *r)
 {
     if (r->f.dial_at_ns && r->now >= r->f.dial_at_ns)
         dial(r);
+    if (r->f.parting && r->now > r->f.parting_ns + PARTING_MS_MAX * 1000000ull)
+        dial_later(r, "the primary tells nothing of its bodies");
 }
 
 void follow_rejoin(struct replica *r, bool discard, uint64_t op)
@@ -547,8 +557,10 @@ static void on_verified(struct replica *r, struct slice payload)
     if (!verified_decode(payload, &r->verify.view)) {
         follow_lost(r, "malformed frame");
     } else if (r->f.parting && !v->running && *v->why) {
-        follow_lost(r, "the primary couldn't look its bodies over");
-    } else if (r->f.parting && !v->running) {
+        dial_later(r, "the primary couldn't look its bodies over");
+    } else if (r->f.parting && v->running) {
+        r->f.parting_ns = r->now;
+    } else if (r->f.parting) {
         r->f.parting = false;
         ask_to_empty(r);
     }

@@ -73,6 +73,7 @@ struct store_request {
     uint32_t epoch;
     uint8_t mode; /* enum history_mode */
     bool copies;  /* CHANGES: of a full copy, during which nothing is purged */
+    bool live;    /* DIGESTS: of messages that aren't done only */
     uint64_t first;
     struct pos pos, committed;
     struct store_id store;

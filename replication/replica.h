@@ -113,7 +113,8 @@ enum frame_type {
     FRAME_PING,
     FRAME_ASK,      /* primary: a question about the follower's store (verify.h) */
     FRAME_TOLD,     /* follower: its answer */
-    FRAME_VERIFY,   /* follower: its operator wants both stores compared */
+    FRAME_VERIFY,   /* follower: its operator wants both stores compared; or, before it is attached,
+                       its store is to be emptied (verify.h) */
     FRAME_VERIFIED, /* primary: how that stands */
 };
 enum { FRAME_MAX = 16 << 20 };

@@ -14,7 +14,9 @@
 enum {
     WINDOW_BYTES = 8 << 20, /* of batches sent and not yet applied: bounds the follower's memory */
     UPLOAD_BYTES = 512 << 10,
-    WAIT_DIAL_NS = 1000000000,     /* asks the primary again while the operator hasn't decided */
+    WAIT_DIAL_NS = 1000000000, /* until the primary is asked again: the operator hasn't decided, or
+                                  it couldn't look its bodies over */
+    PARTING_MS_MAX = 60000,    /* without a word of that; each of its steps has a time limit */
     COMMITTED_EVERY_NS = 20000000, /* bounded delay of a committed lsn that no batch carries */
     NOTE_FRAMES_MAX = 1024,        /* on their way; then all is told anew when these have come */
 };
@@ -35,6 +37,7 @@ struct feed {
     uint16_t version; /* that both read; rows are recoded where it isn't this program's newest */
     struct store_id store; /* as told in HELLO; after PLAN_COPY as told by the first ACK */
     uint8_t plan;
+    bool unfit;         /* as told in HELLO: its store is damaged */
     bool copies;        /* a full copy, not complete yet: what was purged before is no news to it */
     uint64_t remembers; /* its rows are merged while nothing done above that lsn is forgotten */
     uint64_t since_ns;  /* attached */
@@ -125,6 +128,7 @@ struct follow {
     bool uploaded;       /* nothing unmerged is left */
     bool copy_after;     /* PLAN_UPLOAD_COPY */
     bool parting;        /* the primary takes what is whole only here; then: asks_to_empty */
+    uint64_t parting_ns; /* when it last told of that */
     bool asks_to_empty;  /* PE_EMPTY was said, as `session`, and isn't answered */
     uint64_t dial_at_ns; /* hung up until then, waiting for the operator; 0: not */
 };

@@ -136,8 +136,11 @@ static void ask_peer(struct replica *r, const struct frame_ask *a, enum verify_s
 
 static void digests_here(struct replica *r, uint64_t after, uint64_t upto, enum verify_stage stage)
 {
-    struct store_request q = {
-        .type = SR_DIGESTS, .first = after, .pos = {.lsn = upto}, .limit = VERIFY_RANGE};
+    struct store_request q = {.type = SR_DIGESTS,
+                              .first = after,
+                              .pos = {.lsn = upto},
+                              .live = of(r)->parting, /* only these have bodies */
+                              .limit = VERIFY_RANGE};
     ask_store(r, &q, stage);
 }
 
@@ -322,18 +325,18 @@ static bool compare_ranges(struct verify *v, struct slice mine, struct slice the
     return true;
 }
 
-/* Before the other store is emptied: what is bad here. Where the range holds more than there is
- * room for, the rest is looked at again. */
+/* Before the other store is emptied: what is bad here. */
 static void note_bad(struct verify *v, struct slice mine, uint64_t upto)
 {
     struct wire_reader in = wire_read(mine);
     struct digest x;
+    static_assert(VERIFY_RANGE <= VERIFY_TODO, "all of a range");
+    assert(!v->n_todo);
     while (in.n && digest_decode(&in, &x)) {
         v->view.compared++;
         v->view.differing += x.body_bad;
-        if (x.body_bad && !add_todo(v, x.id))
-            return;
-        v->after = x.id;
+        if (x.body_bad)
+            add_todo(v, x.id);
     }
     v->after = upto;
 }
@@ -407,7 +410,11 @@ static void rows_came(struct replica *r, struct slice rows, bool more, uint32_t 
         return;
     }
     if (!buf_append_slice(&v->rows, rows)) {
-        finish(r, VERIFY_AWAY); /* larger than what may be held in memory */
+        replica_log(r, false,
+                    "message %016" PRIx64 " is larger than what is held in memory to repair it; "
+                    "raise `message_size`",
+                    v->id);
+        finish(r, VERIFY_AWAY);
         return;
     }
     if (more) {
@@ -450,6 +457,7 @@ static void here_came(struct replica *r, struct store_reply *reply)
             note_bad(v, bytes, v->own_upto);
             forget_own(v);
             v->stage = VS_IDLE;
+            publish(r); /* it is going on */
             start_next(r);
             break;
         }
@@ -512,6 +520,12 @@ bool verify_reply(struct replica *r, struct store_reply *reply)
     return true;
 }
 
+/* What a damaged store can't give now it never will. */
+static bool gone_there(const struct replica *r, uint8_t err)
+{
+    return err == STORE_CORRUPT || err == STORE_NOT_FOUND || (r->p.feed.unfit && err != STORE_FULL);
+}
+
 void verify_told(struct replica *r, struct slice payload)
 {
     struct verify *v = of(r);
@@ -546,8 +560,7 @@ void verify_told(struct replica *r, struct slice payload)
         break;
     case VS_FETCH:
         if (t.err)
-            finish(r, t.err == STORE_CORRUPT || t.err == STORE_NOT_FOUND ? VERIFY_NO_COPY
-                                                                         : VERIFY_AWAY);
+            finish(r, gone_there(r, t.err) ? VERIFY_NO_COPY : VERIFY_AWAY);
         else
             rows_came(r, t.bytes, t.more, (uint32_t)t.next);
         break;

@@ -28,6 +28,7 @@ enum statement {
     ST_MESSAGE_DELETE,
     ST_MESSAGE_NEXT,
     ST_MESSAGE_IDS,
+    ST_MESSAGE_LIVE_IDS,
     ST_MESSAGE_TWIN,
     ST_MESSAGE_BOUNCES,
     ST_MESSAGE_TOMBSTONES,
@@ -116,6 +117,8 @@ struct store_sqlite {
     sqlite3 *pin;        /* a reader of the writer's own; NULL: not opened */
     sqlite3_stmt *pin_st;
     bool pinned; /* it is at a row, and so keeps the log from being begun anew */
+    bool log_short;
+    int fd; /* of the database, to order what SQLite's own can't be asked for; -1: none */
 };
 
 static inline struct store_sqlite *sqlite_of(struct store *s)

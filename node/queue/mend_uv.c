@@ -16,7 +16,7 @@ void reader_digests(struct storage *s, struct store *store, const struct store_r
     buf_init(&b, ANSWER_CAP);
     out.err = store->ops->begin(store);
     if (!out.err) {
-        out.err = store_sqlite_digests(store, r->first, r->pos.lsn, (unsigned)r->limit, &b,
+        out.err = store_sqlite_digests(store, r->first, r->pos.lsn, r->live, (unsigned)r->limit, &b,
                                        &out.first, &out.more);
         store->ops->rollback(store);
     }

@@ -38,6 +38,8 @@ static const char *const text[STATEMENTS] = {
     [ST_MESSAGE_BORN] = "SELECT born_epoch,born_lsn FROM message WHERE id=?1",
     [ST_MESSAGE_DELETE] = "DELETE FROM message WHERE id=?1",
     [ST_MESSAGE_IDS] = "SELECT id FROM message WHERE id>?1 AND id<=?2 ORDER BY id LIMIT ?3",
+    [ST_MESSAGE_LIVE_IDS] = "SELECT id FROM message INDEXED BY message_live WHERE state=0 AND "
+                            "id>?1 AND id<=?2 ORDER BY id LIMIT ?3",
     [ST_MESSAGE_NEXT] = "SELECT id FROM message WHERE id>=?1 ORDER BY id LIMIT 1",
     [ST_MESSAGE_TWIN] = "SELECT id FROM message INDEXED BY message_twin "
                         "WHERE (id>>11)=?1 AND substr(sha256,1,6)=substr(?2,1,6) AND sha256=?2 "

@@ -33,9 +33,11 @@ enum {
      * one begins the log anew beside them (its WAL-reset bug). */
     STEP_PAGES = 256,
     CHECKPOINT_PAGES = 16384,
-    /* With less room on the disk the log is begun anew at each step: what it takes, deliveries
-     * lack. */
+    /* With less room on the disk it is kept to 8 MiB: what it takes, deliveries lack. */
     SPACE_MIN = 512 << 20,
+    SHORT_PAGES = 1024,
+    LOG_MAX = 256 << 20,
+    SHORT_LOG_MAX = 16 << 20,
     SCRATCH_MAX = 1 << 20,
 };
 
@@ -293,18 +295,6 @@ static void unpin(struct store_sqlite *x)
     x->pinned = false;
 }
 
-/* Sees what is committed by now. Where it can't be opened the log is moved whole, or not at all. */
-static void pin(struct store_sqlite *x)
-{
-    unpin(x);
-    int flags = SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX;
-    if (!x->pin && sqlite3_open_v2(x->path, &x->pin, flags, NULL) == SQLITE_OK) {
-        sqlite3_db_config(x->pin, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
-        sqlite3_prepare_v2(x->pin, "SELECT id FROM store", -1, &x->pin_st, NULL);
-    }
-    x->pinned = x->pin_st && sqlite3_step(x->pin_st) == SQLITE_ROW;
-}
-
 static void close_pin(struct store_sqlite *x)
 {
     x->pinned = false;
@@ -314,10 +304,45 @@ static void close_pin(struct store_sqlite *x)
     x->pin = NULL;
 }
 
-static bool short_of_space(const struct store_sqlite *x)
+/* Sees what is committed by now. Where it can't be opened the log is moved whole, or not at all. */
+static void pin(struct store_sqlite *x)
+{
+    unpin(x);
+    int flags = SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX;
+    if (!x->pin_st)
+        close_pin(x); /* tried in vain before */
+    if (!x->pin && sqlite3_open_v2(x->path, &x->pin, flags, NULL) == SQLITE_OK) {
+        sqlite3_db_config(x->pin, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+        sqlite3_prepare_v2(x->pin, "SELECT id FROM store", -1, &x->pin_st, NULL);
+    }
+    x->pinned = x->pin_st && sqlite3_step(x->pin_st) == SQLITE_ROW;
+}
+
+static void limit_log(struct store_sqlite *x, int bytes)
+{
+    char text[64];
+    snprintf(text, sizeof text, "PRAGMA journal_size_limit=%d", bytes);
+    sqlite3_exec(x->db, text, NULL, NULL, NULL);
+}
+
+/* A log that is longer than its limit is cut when it is begun anew. */
+static bool keep_short(struct store_sqlite *x)
 {
     struct statvfs v;
-    return fstatvfs(x->lock_fd, &v) != 0 || (uint64_t)v.f_bavail * v.f_frsize < SPACE_MIN;
+    bool is =
+        fstatvfs(x->lock_fd, &v) != 0 || (uint64_t)v.f_bavail * v.f_frsize < (uint64_t)SPACE_MIN;
+    if (is != x->log_short)
+        limit_log(x, is ? SHORT_LOG_MAX : LOG_MAX);
+    x->log_short = is;
+    return is;
+}
+
+/* What a step has written goes on its way to the disk now, so that the flush at the end finds
+ * little left to do. Only begun, and nothing relies on it. */
+static void start_writing(struct store_sqlite *x)
+{
+    if (x->fd >= 0)
+        sync_file_range(x->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
 }
 
 /* What is behind the pin can't be moved yet, so SQLite moves what is before it and flushes nothing:
@@ -329,7 +354,7 @@ int store_sqlite_checkpoint(struct store *s)
     assert(!x->in_transaction);
     if (x->wal_pages - x->wal_tried < STEP_PAGES)
         return STORE_OK;
-    bool whole = x->wal_pages >= CHECKPOINT_PAGES || short_of_space(x);
+    bool whole = x->wal_pages >= (keep_short(x) ? SHORT_PAGES : CHECKPOINT_PAGES);
     int rc = SQLITE_OK;
     if (whole)
         unpin(x);
@@ -340,8 +365,10 @@ int store_sqlite_checkpoint(struct store *s)
     /* All moved: the next commit starts the WAL anew and says so. Else a reader holds it: don't try
      * again before it has grown by as much. */
     x->wal_tried = x->wal_pages;
-    if (!whole)
+    if (!whole) {
+        start_writing(x);
         pin(x);
+    }
     /* A failed flush is final (protocol 6). A full disk isn't: all of it is in the WAL still. */
     return rc == SQLITE_OK || rc == SQLITE_BUSY || rc == SQLITE_FULL ? STORE_OK : sqlite_error(rc);
 }
@@ -490,7 +517,7 @@ static struct store_sqlite *make(void)
 {
     struct store_sqlite *x = xcalloc(1, sizeof *x);
     x->base.ops = &operations;
-    x->lock_fd = -1;
+    x->lock_fd = x->fd = -1;
     buf_init(&x->scratch, SCRATCH_MAX);
     buf_init(&x->inserts.text, INSERTS_BYTES);
     buf_init(&x->encoded, 65536);
@@ -502,6 +529,7 @@ static bool open_writer(struct store_sqlite *x, const char *path, char *err, siz
 {
     int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
     const char *vfs = wal_sqlite_vfs();
+    x->fd = open(path, O_RDONLY | O_CREAT | O_CLOEXEC, 0600);
     if (!vfs || sqlite3_open_v2(path, &x->db, flags, vfs) != SQLITE_OK) {
         snprintf(err, n, "%s: %s; check path and permissions", path,
                  vfs ? sqlite3_errmsg(x->db) : "no VFS");
@@ -512,11 +540,14 @@ static bool open_writer(struct store_sqlite *x, const char *path, char *err, siz
     int rc = sqlite3_exec(x->db,
                           "PRAGMA page_size=8192;PRAGMA journal_mode=WAL;PRAGMA synchronous=FULL;"
                           "PRAGMA secure_delete=OFF;PRAGMA wal_autocheckpoint=0;"
-                          "PRAGMA journal_size_limit=268435456;PRAGMA cache_size=-65536;"
+                          "PRAGMA cache_size=-65536;"
                           "PRAGMA foreign_keys=OFF;PRAGMA temp_store=MEMORY",
                           NULL, NULL, NULL);
-    if (rc == SQLITE_OK)
+    if (rc == SQLITE_OK) {
+        x->log_short = false;
+        limit_log(x, LOG_MAX);
         return true;
+    }
     snprintf(err, n,
              "%s: can't be read as a store (%s); move it away to start with an empty one, "
              "which fills from the peer",
@@ -548,6 +579,10 @@ static void close_db(struct store_sqlite *x)
     close_pin(x);
     sqlite3_close(x->db);
     x->db = NULL;
+    /* Not before: a close of any descriptor of a file lets go of all this process's locks on it. */
+    if (x->fd >= 0)
+        close(x->fd);
+    x->fd = -1;
 }
 
 int store_sqlite_replace(struct store *s, const struct store_meta *meta)

@@ -58,8 +58,9 @@ int store_sqlite_select(struct store *s, const struct selector *what, int64_t no
  * no. A message without body: it is. */
 int store_sqlite_body(struct store *s, const struct row_message *m);
 /* Digests (replication/digest.h) of messages with ids above `after` up to `upto`, appended to out:
- * at most `limit`, and not much more than 4 MiB of bodies. *last: the last one looked at; *more. */
-int store_sqlite_digests(struct store *s, uint64_t after, uint64_t upto, unsigned limit,
+ * at most `limit`, and not much more than 4 MiB of bodies. live: without those that are done.
+ * *last: the last one looked at; *more. */
+int store_sqlite_digests(struct store *s, uint64_t after, uint64_t upto, bool live, unsigned limit,
                          struct buf *out, uint64_t *last, bool *more);
 /* Rows of one message (SR_ROWS in replication/port.h). */
 int store_sqlite_rows(struct store *s, uint64_t id, uint32_t from, size_t limit, struct buf *out,

@@ -73,12 +73,12 @@ static int digest_of(struct store *s, uint64_t id, struct buf *out, uint64_t *by
     return err;
 }
 
-int store_sqlite_digests(struct store *s, uint64_t after, uint64_t upto, unsigned limit,
+int store_sqlite_digests(struct store *s, uint64_t after, uint64_t upto, bool live, unsigned limit,
                          struct buf *out, uint64_t *last, bool *more)
 {
     uint64_t *ids = xcalloc(IDS_MAX, sizeof *ids), bytes = 0;
     unsigned n = 0;
-    sqlite3_stmt *st = sqlite_statement(sqlite_of(s), ST_MESSAGE_IDS);
+    sqlite3_stmt *st = sqlite_statement(sqlite_of(s), live ? ST_MESSAGE_LIVE_IDS : ST_MESSAGE_IDS);
     int rc = SQLITE_ERROR;
     limit = limit < IDS_MAX ? limit : IDS_MAX - 1;
     if (st) {

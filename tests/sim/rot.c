@@ -164,7 +164,8 @@ static bool add_digest(void *ctx, const struct row *r, enum unmerged_class mark)
 {
     (void)mark;
     struct digests *d = ctx;
-    if (r->type != ROW_MESSAGE || r->message.id <= d->req->first || r->message.id > d->req->pos.lsn)
+    if (r->type != ROW_MESSAGE || r->message.id <= d->req->first ||
+        r->message.id > d->req->pos.lsn || (d->req->live && r->message.state == MESSAGE_DONE))
         return true;
     if (d->n++ == d->req->limit) {
         d->more = true;

@@ -668,6 +668,35 @@ START_TEST(test_step_down_keeps_what_is_committed)
 }
 END_TEST
 
+/* An epoch that begins with mail of the one before that nobody was told of: what it keeps as
+ * committed, below its own first lsn, makes none of that acknowledged. */
+START_TEST(test_what_is_committed_later_commits_nothing_earlier)
+{
+    paired(24);
+    w.hold[B] = true;
+    uint64_t id = add(A);
+    world_run(&w, 60);
+    ck_assert(!committed_has(A, id));
+    world_crash(&w, A);
+    w.hold[B] = false;
+    world_start(&w, A);
+    world_promote(&w, A, 4, true);
+    world_run(&w, 60);
+    ck_assert(world_has(&w, A, id) && !committed_has(A, id));
+    order(A, PX_STEP_DOWN);
+    world_run(&w, 60);
+    ck_assert_uint_eq(world_meta(&w, A)->committed.epoch, 4);
+    w.node[A].serving_waits = false;
+    world_promote(&w, B, 5, false);
+    world_run(&w, 60);
+    world_follow(&w, A, 5);
+    world_run(&w, 400);
+    ck_assert_int_eq(world_state(&w, B, id), RCPT_QUARANTINED);
+    ck_assert(world_equal(&w));
+    world_free(&w);
+}
+END_TEST
+
 /* A promoted follower acknowledges nothing more, and what it was writing gets in first. */
 START_TEST(test_promotion_ends_acknowledging)
 {
@@ -1334,6 +1363,7 @@ int main(void)
     tcase_add_test(t, test_switchover_drains_and_loses_nothing);
     tcase_add_test(t, test_step_down_stops_counting);
     tcase_add_test(t, test_step_down_keeps_what_is_committed);
+    tcase_add_test(t, test_what_is_committed_later_commits_nothing_earlier);
     tcase_add_test(t, test_promotion_ends_acknowledging);
     tcase_add_test(t, test_lost_data_gets_a_full_copy);
     tcase_add_test(t, test_lost_data_is_told_by_what_is_shared);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -595,12 +596,18 @@ START_TEST(test_the_log_is_moved)
     uint32_t e = rig_promote(&rig, 4);
     unsigned before = flushes;
     add_chunks(e, 40 * CHUNKS_A_MIB);
-    ck_assert_int_ge(size_of(""), 32 * MIB);
-    ck_assert_int_ge(size_of("-wal"), 40 * MIB);
-    ck_assert_uint_le(flushes - before, 40 * CHUNKS_A_MIB + 2); /* the commits' */
+    struct statvfs v;
+    ck_assert_int_eq(statvfs(dir_path, &v), 0);
+    bool room = (uint64_t)v.f_bavail * v.f_frsize > 1024ull * MIB;
+    ck_assert_int_ge(size_of(""), 32 * MIB - (room ? 0 : 8 * MIB));
+    if (room) {
+        ck_assert_int_ge(size_of("-wal"), 40 * MIB);
+        ck_assert_uint_le(flushes - before, 40 * CHUNKS_A_MIB + 2);
+    }
+    ck_assert_uint_ge(flushes - before, 40 * CHUNKS_A_MIB); /* the commits' */
     add_chunks(e, 120 * CHUNKS_A_MIB);
     ck_assert_int_ge(size_of(""), 150 * MIB);
-    ck_assert_int_le(size_of("-wal"), 140 * MIB);
+    ck_assert_int_le(size_of("-wal"), (room ? 140 : 20) * MIB);
     rig_stop(&rig);
 }
 END_TEST

@@ -225,6 +225,27 @@ START_TEST(test_the_standby_goes_away)
 }
 END_TEST
 
+/* The primary dies in the middle of one: its successor has none under way. */
+START_TEST(test_a_comparison_ends_with_its_primary)
+{
+    w.node[B].reads_stalled = true;
+    struct replica_event ev = {.type = RE_VERIFY, .op = 2};
+    replica_step(w.node[A].core, &ev, w.now, 0);
+    world_run(&w, 50);
+    ck_assert(view(B).running);
+    world_crash(&w, A);
+    world_run(&w, 20);
+    ck_assert(!view(B).running);
+    world_promote(&w, B, 3, false);
+    world_run(&w, 100);
+    world_start(&w, A);
+    world_follow(&w, A, 3);
+    world_run(&w, 200);
+    ck_assert_uint_eq(world_count(&w, B, PE_ATTACHED), 1);
+    ck_assert(!view(B).running);
+}
+END_TEST
+
 /* B's disk comes back from a snapshot: it lacks what it acknowledged, and has to be copied anew. */
 static void roll_back(struct store *snapshot)
 {
@@ -295,6 +316,8 @@ START_TEST(test_a_store_is_not_emptied_before_it_was_read)
     replica_view(w.node[B].core, w.now, &b);
     ck_assert(a.verify.running && strstr(a.progress, "rotten"));
     ck_assert_ptr_nonnull(strstr(b.progress, "whole only here"));
+    world_cut(&w); /* before it ends: the next link begins anew */
+    ck_assert(!view(A).running && !view(B).running);
     world_run(&w, 40000); /* A gives up the question; B asks again */
     ck_assert(!emptied(&was));
     w.node[B].reads_stalled = false;
@@ -320,6 +343,7 @@ int main(void)
     tcase_add_test(t, test_an_open_dot_is_not_in_doubt);
     tcase_add_test(t, test_a_question_that_hangs_costs_no_link);
     tcase_add_test(t, test_the_standby_goes_away);
+    tcase_add_test(t, test_a_comparison_ends_with_its_primary);
     tcase_add_test(t, test_no_good_body_goes_with_an_emptied_store);
     tcase_add_test(t, test_an_emptied_store_that_was_rotten_as_well);
     tcase_add_test(t, test_a_store_is_not_emptied_before_it_was_read);
