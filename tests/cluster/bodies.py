@@ -8,6 +8,7 @@ import zlib
 
 from case import Failure, expect, scenario, wait_until
 from orders import arrived, arrives, ctl
+from rejoin import copy_store
 from source import body_of
 
 SETTINGS = {"delivery": '{ connections = 50; retry = [ "1s" ]; }'}
@@ -126,6 +127,31 @@ def rot_while_stopped(t):
     ctl(standby, "switchover")
     wait_until("it is primary again", lambda: primary.banner().startswith("220"), 10)
     t.pair.wait_in_sync(30)
+    all_is_well(t, primary)
+    t.settle()
+
+
+@scenario
+def rot_before_a_full_copy(t):
+    """Bodies have rotted on the primary, unnoticed; they are whole in a store that a full copy takes the place of."""
+    primary, standby = begin(t)
+    expect(standby.stop() == 0, "clean stop")
+    old = os.path.join(t.dir, "old", "queue.db")
+    os.makedirs(os.path.dirname(old))
+    copy_store(standby.store, old)
+    standby.start()
+    t.pair.wait_in_sync(30)
+    send(primary, "newest", SMALL)
+    wait_until("both hold it", lambda: standby.status()["queue"]["messages"] == 3, 10)
+    standby.kill()
+    standby.empty_disk()
+    copy_store(old, standby.store)  # it lacks what it acknowledged: it has to be copied anew
+    change(primary, *[f"{s} AND id<(SELECT max(id) FROM message)" for s in SPOIL])
+    standby.start()
+    wait_until("its bodies are looked at", lambda: "2 differed, 2 repaired" in primary.tail(400), 30)
+    t.pair.wait_in_sync(60)
+    v = verify(primary)
+    expect(v["compared"] == 3 and not v["differing"], f"both are whole: {v}")
     all_is_well(t, primary)
     t.settle()
 

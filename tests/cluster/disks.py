@@ -306,10 +306,13 @@ def disk_reserve_both(t):
     t.settle()
 
 
-def full_to_the_brim(name, doc, who):
+def full_to_the_brim(name, doc, who, long_log=False):
     def run(t):
-        pair = t.begin(**SMALL)
+        pair = t.begin(small=800, load=False) if long_log else t.begin(**SMALL)
         primary, standby = pair.wait_in_sync()
+        if long_log:  # which it is only while there is space
+            t.load(rate=200, sessions=10, size=150_000)
+            wait_until("the log is long", lambda: os.path.getsize(primary.store + "-wal") > 64 << 20, 60)
         t.flows("mail flows")
         full = {"primary": [primary], "standby": [standby], "both": [primary, standby]}[who]
         t.disturbances += 2
@@ -338,6 +341,8 @@ def full_to_the_brim(name, doc, who):
 
 
 full_to_the_brim("disk_full_primary", "Not a byte is left on the primary's disk.", "primary")
+full_to_the_brim("disk_full_with_a_long_log", "Not a byte is left while much of the database isn't flushed.", "primary",
+                 long_log=True)
 full_to_the_brim("disk_full_standby", "Not a byte is left on the standby's disk.", "standby")
 full_to_the_brim("disk_full_both", "Not a byte is left on either disk, then there is space again.", "both")
 
