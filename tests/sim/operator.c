@@ -147,6 +147,16 @@ static void force_where_nobody_may(struct sim *s)
     harm_order(s, 1 - r->primary, F_FORCE);
 }
 
+/* Without an arbiter an order forks the history of a node that stands still and goes on: this
+ * operator has looked. */
+static bool stands_still(const struct sim *s)
+{
+    for (unsigned i = 0; s->none && i < NODES; i++)
+        if (s->node[i].up && s->node[i].paused && s->node[i].pause_until > s->now)
+            return true;
+    return false;
+}
+
 /* When the faults have ended: all goes on, and where nobody takes over by itself, by order. */
 static void end_it(struct sim *s, struct task *t)
 {
@@ -162,7 +172,7 @@ static void end_it(struct sim *s, struct task *t)
             if (restricted(n->disk.store, k))
                 submit(s, n, k, false);
     }
-    for (unsigned i = 0; !served && i < NODES; i++)
+    for (unsigned i = 0; !served && !stands_still(s) && i < NODES; i++)
         if (s->node[i].up && restricted(s->node[i].disk.store, KEY_TAKEOVER))
             harm_order(s, i, F_FAILOVER);
     if (!served)
