@@ -456,17 +456,25 @@ static bool serving(const struct sim *s, unsigned *who)
     return n == 1;
 }
 
+struct open_ones {
+    const struct sim *sim;
+    unsigned n;
+};
+
 static bool count_open(void *ctx, const struct row *r, enum unmerged_class unmerged)
 {
+    struct open_ones *open = ctx;
     (void)unmerged;
     /* Under `hold` what may have been sent waits for an operator, of whom there is none here. */
-    *(unsigned *)ctx += !rcpt_terminal(r->recipient.state) && !(r->recipient.held & HELD_IN_DOUBT);
+    open->n += !rcpt_terminal(r->recipient.state) && !(r->recipient.held & HELD_IN_DOUBT) &&
+               !rot_was_done(open->sim, r->recipient.id);
     return true;
 }
 
 bool books_settled_down(struct sim *s, char *why, size_t n)
 {
-    unsigned who = 0, open = 0;
+    unsigned who = 0;
+    struct open_ones open = {.sim = s};
     if (!serving(s, &who)) {
         struct pair_view v[NODES] = {{.why = "down"}, {.why = "down"}};
         for (unsigned i = 0; i < NODES; i++)
@@ -480,8 +488,8 @@ bool books_settled_down(struct sim *s, char *why, size_t n)
         return false;
     }
     store_memory_each_live(s->node[who].disk.store, count_open, &open);
-    if (open) {
-        snprintf(why, n, "7: %u recipients are still queued on %s", open, process_name(who));
+    if (open.n) {
+        snprintf(why, n, "7: %u recipients are still queued on %s", open.n, process_name(who));
         return false;
     }
     if (s->plan.out < NODES)

@@ -147,14 +147,16 @@ static void force_where_nobody_may(struct sim *s)
     harm_order(s, 1 - r->primary, F_FORCE);
 }
 
-/* Without an arbiter an order forks the history of a node that stands still and goes on: this
- * operator has looked. */
-static bool stands_still(const struct sim *s)
+/* Without an arbiter an order forks the history of a node that stands still, or was cut off, and
+ * goes on: this operator looks for a while before. */
+static bool looks(struct sim *s)
 {
-    for (unsigned i = 0; s->none && i < NODES; i++)
-        if (s->node[i].up && s->node[i].paused && s->node[i].pause_until > s->now)
-            return true;
-    return false;
+    if (!s->none)
+        return false;
+    for (unsigned i = 0; i < NODES; i++)
+        if (!s->still_at || (s->node[i].up && s->node[i].paused && s->node[i].pause_until > s->now))
+            s->still_at = s->now;
+    return s->now < s->still_at + 3 * SEC;
 }
 
 /* When the faults have ended: all goes on, and where nobody takes over by itself, by order. */
@@ -172,7 +174,8 @@ static void end_it(struct sim *s, struct task *t)
             if (restricted(n->disk.store, k))
                 submit(s, n, k, false);
     }
-    for (unsigned i = 0; !served && !stands_still(s) && i < NODES; i++)
+    bool waits = looks(s);
+    for (unsigned i = 0; !served && !waits && i < NODES; i++)
         if (s->node[i].up && restricted(s->node[i].disk.store, KEY_TAKEOVER))
             harm_order(s, i, F_FAILOVER);
     if (!served)

@@ -48,6 +48,17 @@ void rot_apart(struct sim *s, const struct node *n)
         rot_body(s, &s->node[1 - n->self]);
 }
 
+bool rot_was_done(const struct sim *s, uint64_t id)
+{
+    for (unsigned i = 0; i < s->books.n_copies; i++) {
+        const struct copy *c = &s->books.copy[i];
+        if (c->id == id)
+            return c->rotten && c->purged && !store_memory_body_good(s->node[0].disk.store, id) &&
+                   !store_memory_body_good(s->node[1].disk.store, id);
+    }
+    return false;
+}
+
 void rot_check(struct sim *s)
 {
     for (unsigned i = 0; i < s->books.n_copies; i++) {
@@ -132,7 +143,8 @@ void rot_end(struct sim *s, struct node *n)
 {
     for (unsigned i = 0; i < s->books.n_copies; i++) {
         const struct copy *c = &s->books.copy[i];
-        for (unsigned k = 0; k < NODES && c->rotten; k++) {
+        bool hopeless = !c->rotten || rot_was_done(s, c->id);
+        for (unsigned k = 0; k < NODES && !hopeless; k++) {
             const struct store *st = s->node[k].disk.store;
             if (store_memory_message(st, c->id) && !store_memory_body_good(st, c->id)) {
                 rot_verify(s, n);

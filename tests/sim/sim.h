@@ -589,8 +589,10 @@ void storage_tells_takeover(struct sim *s, struct node *n, bool on); /* storage.
 
 /* --- rot.c: damaged bodies, comparing and mending --- */
 void rot_one(struct sim *s, struct node *n);
-void rot_apart(struct sim *s, const struct node *n);       /* that one awaits a full copy */
-void rot_wiped(struct sim *s, const struct node *n);       /* its store is emptied now */
+void rot_apart(struct sim *s, const struct node *n); /* that one awaits a full copy */
+void rot_wiped(struct sim *s, const struct node *n); /* its store is emptied now */
+/* Finished, forgotten, and back with a store that was rolled back, in no copy that is right. */
+bool rot_was_done(const struct sim *s, uint64_t id);
 void rot_check(struct sim *s);                             /* a good copy is left of each */
 bool rot_spare(const struct sim *s, unsigned node);        /* none is on that node's store alone */
 void rot_mend(struct sim *s, struct node *n, uint64_t id); /* a delivery waits for it */
@@ -652,6 +654,7 @@ struct sim {
     struct client client[8];
     struct books books;
     struct counters count;
+    uint64_t still_at; /* a node stood still, when the faults had ended */
     bool quiet_forced; /* an operator had to force when the faults had ended */
     bool quiet;        /* faults have ended */
     bool with_force, with_purge, harsh;
