@@ -99,6 +99,10 @@ int apply_purge(struct store *s, uint64_t below, unsigned limit, bool *more)
     struct row key = {.type = ROW_OPSTATE, .opstate.key = SLICE_LIT("purge")}, row;
     enum unmerged_class mark;
     *more = false;
+    /* Of what was done long ago here a later change may be on its way: it would come to a message
+     * that is gone. The next order finds it. */
+    if (s->behind)
+        return STORE_OK;
     int err = s->ops->get(s, &key, &row, &mark);
     if (err)
         return err == STORE_NOT_FOUND ? STORE_OK : err;
@@ -353,6 +357,7 @@ int apply_follow_rows(struct store *s, const struct batch *x, int64_t wall_ms,
         return STORE_OK;
     }
     s->cursor = 0;
+    s->behind = false;
     struct pos end = {x->epoch, x->last > meta->end.lsn ? x->last : meta->end.lsn};
     if (pos_cmp(end, meta->end) > 0)
         meta->end = end;
@@ -380,13 +385,16 @@ int apply_follow(struct store *s, const struct batch *x, int64_t wall_ms)
     struct store_meta meta;
     s->ops->get_meta(s, &meta);
     uint64_t cursor = s->cursor;
+    bool behind = s->behind;
     int err = s->ops->begin(s);
     if (err)
         return err;
     err = apply_follow_rows(s, x, wall_ms, &meta);
     err = finish(s, err ? err : s->ops->set_meta(s, &meta));
-    if (err)
+    if (err) {
         s->cursor = cursor;
+        s->behind = behind;
+    }
     return err;
 }
 
@@ -492,8 +500,10 @@ int apply_adopt(struct store *s, struct pos shared, const struct history *primar
     if (primary->n && primary->row[primary->n - 1].epoch > meta.epoch_seen)
         meta.epoch_seen = primary->row[primary->n - 1].epoch;
     err = finish(s, err ? err : s->ops->set_meta(s, &meta));
-    if (!err)
+    if (!err) {
         s->cursor = 0;
+        s->behind = true;
+    }
     return err;
 }
 
@@ -513,7 +523,9 @@ int apply_wipe(struct store *s, const struct store_id *fresh)
         err = s->ops->set_meta(s, &meta);
     }
     err = finish(s, err);
-    if (!err)
+    if (!err) {
         s->cursor = 0;
+        s->behind = true;
+    }
     return err;
 }

@@ -125,6 +125,7 @@ static void send_hello(struct replica *r, bool unmerged)
     assert(ok);
     (void)ok;
     f->state = FOLLOW_HELLO;
+    f->told_purged = r->meta.purged;
     replica_send(r, f->link, FRAME_HELLO, NULL);
 }
 
@@ -487,7 +488,9 @@ static void step_done(struct replica *r, const struct store_reply *reply)
         break;
     }
     case SR_ADOPT:
-        if (f->copy_after) {
+        if (reply->meta.purged != f->told_purged) {
+            follow_lost(r, "it has forgotten more than it had told");
+        } else if (f->copy_after) {
             f->state = FOLLOW_UPLOAD;
             upload_more(r);
         } else {

@@ -261,6 +261,7 @@ int apply_promote(struct store *s, const struct promotion *p, struct promoted *o
     if (err)
         return err;
     s->cursor = 0;
+    s->behind = false;
     out->end = meta.end;
     return STORE_OK;
 }

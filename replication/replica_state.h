@@ -125,12 +125,13 @@ struct follow {
     uint32_t upload_skip;     /* an unfit store's rows that the primary has already */
     struct shared *uploading; /* (class, row)s on their way: unmarked when MERGED */
     uint32_t uploading_rows;
-    bool uploaded;       /* nothing unmerged is left */
-    bool copy_after;     /* PLAN_UPLOAD_COPY */
-    bool parting;        /* the primary takes what is whole only here; then: asks_to_empty */
-    uint64_t parting_ns; /* when it last told of that */
-    bool asks_to_empty;  /* PE_EMPTY was said, as `session`, and isn't answered */
-    uint64_t dial_at_ns; /* hung up until then, waiting for the operator; 0: not */
+    bool uploaded;        /* nothing unmerged is left */
+    uint64_t told_purged; /* in HELLO */
+    bool copy_after;      /* PLAN_UPLOAD_COPY */
+    bool parting;         /* the primary takes what is whole only here; then: asks_to_empty */
+    uint64_t parting_ns;  /* when it last told of that */
+    bool asks_to_empty;   /* PE_EMPTY was said, as `session`, and isn't answered */
+    uint64_t dial_at_ns;  /* hung up until then, waiting for the operator; 0: not */
 };
 
 /* A batch on its way into the follower's store; replies come in the same order. */

@@ -104,6 +104,7 @@ struct store {
     const struct store_ops *ops;
     /* Volatile, apply.c's: how far the rows of an unfinished catch-up have come; 0: none. */
     uint64_t cursor;
+    bool behind; /* likewise: it follows, and hasn't got all of its primary yet */
 };
 
 /* Valid until the next call, as with get(). */

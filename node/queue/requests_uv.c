@@ -89,6 +89,7 @@ static int follow_together(struct storage *s, struct followed *f, unsigned n)
     struct store *store = s->store;
     struct store_meta meta;
     uint64_t cursor = store->cursor;
+    bool behind = store->behind;
     int64_t wall_ms = clock_wall_ms();
     store->ops->get_meta(store, &meta);
     int err = store->ops->begin(store);
@@ -104,8 +105,10 @@ static int follow_together(struct storage *s, struct followed *f, unsigned n)
         err = store->ops->commit(store);
     else
         store->ops->rollback(store);
-    if (err)
+    if (err) {
         store->cursor = cursor;
+        store->behind = behind;
+    }
     return err;
 }
 
@@ -321,6 +324,7 @@ static int wipe(struct storage *s, const struct store_id *fresh)
     meta = (struct store_meta){.id = *fresh, .epoch_seen = old.epoch_seen, .copying = true};
     int err = store_sqlite_replace(s->store, &meta);
     s->store->cursor = 0;
+    s->store->behind = true;
     pthread_mutex_lock(&s->lock);
     s->generation++;
     pthread_mutex_unlock(&s->lock);

@@ -604,6 +604,7 @@ static int follow_together(struct sim *s, struct node *n, struct item *first)
     struct store *st = n->disk.store;
     struct store_meta meta;
     uint64_t cursor = st->cursor;
+    bool behind = st->behind;
     st->ops->get_meta(st, &meta);
     int err = st->ops->begin(st);
     for (struct item *i = first; i && !err; i = i->next) {
@@ -620,6 +621,7 @@ static int follow_together(struct sim *s, struct node *n, struct item *first)
         return st->ops->commit(st);
     st->ops->rollback(st);
     st->cursor = cursor;
+    st->behind = behind;
     return err;
 }
 
@@ -1039,6 +1041,7 @@ void storage_start(struct sim *s, struct node *n)
     n->storage = (struct storage_model){.own = xcalloc(1, sizeof(struct own))};
     own_init(n->storage.own);
     n->disk.store->cursor = 0;
+    n->disk.store->behind = false;
     store_memory_defer(n->disk.store, true);
     n->storage.committed = store_memory_meta(n->disk.store)->committed;
     n->lsn_own = store_memory_meta(n->disk.store)->end.lsn;

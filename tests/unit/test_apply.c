@@ -1043,6 +1043,27 @@ START_TEST(test_a_copy_has_forgotten_as_much)
 }
 END_TEST
 
+/* A later change of it may be on its way. */
+START_TEST(test_nothing_is_forgotten_while_catching_up)
+{
+    struct row m;
+    bool more;
+    promote(a, 4, MODE_SOLO);
+    add_message(a, MESSAGE_ID(4, 1), 1, NULL);
+    change(a, MESSAGE_ID(4, 1), RCPT_DELIVERED, NULL);
+    open_own(a);
+    order_purge("99000000");
+    close_own(NULL);
+    catch_up(a, b);
+    adopt(b, a); /* a new link */
+    ck_assert_int_eq(apply_purge(b, UINT64_MAX, 100, &more), STORE_OK);
+    ck_assert(support_get_message(b, MESSAGE_ID(4, 1), &m));
+    catch_up(a, b);
+    ck_assert_int_eq(apply_purge(b, UINT64_MAX, 100, &more), STORE_OK);
+    ck_assert(!support_get_message(b, MESSAGE_ID(4, 1), &m));
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("apply");
@@ -1051,6 +1072,7 @@ int main(void)
     tcase_add_checked_fixture(t, set_up, tear_down);
     tcase_add_test(t, test_following_makes_equal_stores);
     tcase_add_test(t, test_a_gap_is_refused);
+    tcase_add_test(t, test_nothing_is_forgotten_while_catching_up);
     tcase_add_test(t, test_catching_up_with_moving_rows);
     tcase_add_test(t, test_a_broken_catch_up_leaves_nothing_unmerged);
     tcase_add_test(t, test_promotion);
