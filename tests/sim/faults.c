@@ -297,6 +297,7 @@ void faults_end(struct sim *s)
 {
     TRACE(s, "world", "faults end");
     s->quiet = true;
+    s->still_at = s->now;
     net_heal(s);
     s->plan.weather = s->weather;
     s->plan.client_impatient = s->plan.client_gives_up = 0;

@@ -61,6 +61,7 @@ static void fence_ends(struct sim *s, struct task *t)
     if (t->a && other->up) {
         node_crash(s, other->self, true, "at the other's fence command");
         faults_restart_later(s, other->self);
+        s->still_at = s->now; /* a command may take its time, also when the faults have ended */
     }
     judge_fenced(n->without.judge, t->a, node_now(s, n));
 }

@@ -154,7 +154,7 @@ static bool looks(struct sim *s)
     if (!s->none)
         return false;
     for (unsigned i = 0; i < NODES; i++)
-        if (!s->still_at || (s->node[i].up && s->node[i].paused && s->node[i].pause_until > s->now))
+        if (s->node[i].up && s->node[i].paused && s->node[i].pause_until > s->now)
             s->still_at = s->now;
     return s->now < s->still_at + 3 * SEC;
 }

@@ -533,6 +533,7 @@ struct etcd_model {
     struct etcd_key key, backup;
     uint64_t clock; /* revision of the whole store */
     bool lost;      /* emptied or restored, and nobody has put anything since */
+    uint64_t back_at;
     struct record
         sent[ETCD_MODEL_SENT]; /* by puts compared with the key as it is: they may count */
     unsigned n_sent;
@@ -654,7 +655,7 @@ struct sim {
     struct client client[8];
     struct books books;
     struct counters count;
-    uint64_t still_at; /* a node stood still, when the faults had ended */
+    uint64_t still_at; /* a node stood still, or was fenced, when the faults had ended */
     bool quiet_forced; /* an operator had to force when the faults had ended */
     bool quiet;        /* faults have ended */
     bool with_force, with_purge, harsh;
