@@ -246,13 +246,20 @@ START_TEST(test_a_comparison_ends_with_its_primary)
 }
 END_TEST
 
-/* B's disk comes back from a snapshot: it lacks what it acknowledged, and has to be copied anew. */
-static void roll_back(struct store *snapshot)
+/* B's disk comes back from a snapshot: it lacks what it acknowledged, and has to be copied anew. A
+ * body has rotted at A meanwhile. */
+static struct store_id roll_back(void)
 {
+    struct store *snapshot = store_memory_copy(w.node[B].store);
+    struct store_id was = world_store_id(&w, B);
+    world_add(&w, A);
+    world_run(&w, 100);
+    rot(A, ids[3]);
     world_crash(&w, B);
     store_memory_free(w.node[B].store);
     w.node[B].store = snapshot;
     world_start(&w, B);
+    return was;
 }
 
 static bool emptied(const struct store_id *was)
@@ -264,13 +271,8 @@ static bool emptied(const struct store_id *was)
 /* What has rotted here, unnoticed, is whole only in the store that a full copy replaces. */
 START_TEST(test_no_good_body_goes_with_an_emptied_store)
 {
-    struct store *snapshot = store_memory_copy(w.node[B].store);
-    struct store_id was = world_store_id(&w, B);
-    world_add(&w, A);
-    world_run(&w, 100);
-    rot(A, ids[3]);
+    struct store_id was = roll_back();
     rot(A, ids[MESSAGES - 1]);
-    roll_back(snapshot);
     rot(B, ids[5]); /* whole here */
     world_follow(&w, B, 2);
     world_run(&w, 1000);
@@ -285,12 +287,7 @@ END_TEST
 /* Neither is right: said to the relay, and no reason to wait for ever. */
 START_TEST(test_an_emptied_store_that_was_rotten_as_well)
 {
-    struct store *snapshot = store_memory_copy(w.node[B].store);
-    struct store_id was = world_store_id(&w, B);
-    world_add(&w, A);
-    world_run(&w, 100);
-    rot(A, ids[3]);
-    roll_back(snapshot);
+    struct store_id was = roll_back();
     rot(B, ids[3]);
     world_follow(&w, B, 2);
     world_run(&w, 1000);
@@ -302,12 +299,7 @@ END_TEST
 /* It can't be read just now: it is kept until it can. */
 START_TEST(test_a_store_is_not_emptied_before_it_was_read)
 {
-    struct store *snapshot = store_memory_copy(w.node[B].store);
-    struct store_id was = world_store_id(&w, B);
-    world_add(&w, A);
-    world_run(&w, 100);
-    rot(A, ids[3]);
-    roll_back(snapshot);
+    struct store_id was = roll_back();
     w.node[B].reads_stalled = true;
     world_follow(&w, B, 2);
     world_run(&w, 1000);
