@@ -152,8 +152,8 @@ void sqlite_read_recipient(sqlite3_stmt *st, int at, struct row *out, enum unmer
 void sqlite_read_chunk(sqlite3_stmt *st, struct row *out, enum unmerged_class *mark);
 void sqlite_read_opstate(sqlite3_stmt *st, struct row *out, enum unmerged_class *mark);
 
-/* New recipients gather, since SQLite takes many in one statement for a third of the price. Every
- * operation that may look at recipients begins with this. An error ends the transaction. */
+/* New recipients gather, since SQLite takes many in one statement for two thirds of the price.
+ * Every operation that may look at recipients begins with this. An error ends the transaction. */
 int sqlite_flush(struct store_sqlite *x);
 
 /* rows_sqlite.c and walk_sqlite.c: the operations of store.h. */

@@ -457,7 +457,7 @@ static bool serving(const struct sim *s, unsigned *who)
 }
 
 struct open_ones {
-    const struct sim *sim;
+    struct sim *sim;
     unsigned n;
 };
 

@@ -48,15 +48,11 @@ void rot_apart(struct sim *s, const struct node *n)
         rot_body(s, &s->node[1 - n->self]);
 }
 
-bool rot_was_done(const struct sim *s, uint64_t id)
+bool rot_was_done(struct sim *s, uint64_t id)
 {
-    for (unsigned i = 0; i < s->books.n_copies; i++) {
-        const struct copy *c = &s->books.copy[i];
-        if (c->id == id)
-            return c->rotten && c->purged && !store_memory_body_good(s->node[0].disk.store, id) &&
-                   !store_memory_body_good(s->node[1].disk.store, id);
-    }
-    return false;
+    const struct copy *c = books_find(s, id);
+    return c && c->rotten && c->purged && !store_memory_body_good(s->node[0].disk.store, id) &&
+           !store_memory_body_good(s->node[1].disk.store, id);
 }
 
 void rot_check(struct sim *s)

@@ -593,7 +593,7 @@ void rot_one(struct sim *s, struct node *n);
 void rot_apart(struct sim *s, const struct node *n); /* that one awaits a full copy */
 void rot_wiped(struct sim *s, const struct node *n); /* its store is emptied now */
 /* Finished, forgotten, and back with a store that was rolled back, in no copy that is right. */
-bool rot_was_done(const struct sim *s, uint64_t id);
+bool rot_was_done(struct sim *s, uint64_t id);
 void rot_check(struct sim *s);                             /* a good copy is left of each */
 bool rot_spare(const struct sim *s, unsigned node);        /* none is on that node's store alone */
 void rot_mend(struct sim *s, struct node *n, uint64_t id); /* a delivery waits for it */

@@ -676,7 +676,8 @@ static struct store_reply carry_out(struct sim *s, struct node *n, const struct 
         r.err = m->writer ? STORE_CONFLICT : adopt(n, req);
         break;
     case SR_WIPE:
-        rot_wiped(s, n);
+        if (!m->writer)
+            rot_wiped(s, n);
         r.err = m->writer ? STORE_CONFLICT : apply_wipe(st, &req->store);
         break;
     case SR_UNMARK:
