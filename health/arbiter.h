@@ -20,6 +20,9 @@ struct arbiter_events {
     void *ctx;
     /* PE_REGISTER for each operation begun; PE_HINT, PE_BOOTSTRAPPED, PE_SEEN, PE_BEHIND. */
     void (*event)(void *ctx, const struct pair_event *ev);
+    /* pair_may_give_back(), asked right before an arbiter that lost what it held gets it back.
+     * NULL: never. */
+    bool (*may_give_back)(void *ctx, uint64_t now_ns);
     /* The answer to PX_BOOTSTRAP. op: the operator's token, 0: none waits. */
     void (*bootstrapped)(void *ctx, uint64_t op, bool ok, const char *text);
 };

@@ -42,7 +42,9 @@ static void none_view(const struct arbiter *a, uint64_t now_ns, struct arbiter_v
     static const char *const fence[] = {[FENCE_NEVER] = "",
                                         [FENCE_RUNS] = "; the fence command runs",
                                         [FENCE_DONE] = "; the last fence command exited 0",
-                                        [FENCE_FAILED] = "; the last fence command FAILED"};
+                                        [FENCE_FAILED] = "; the last fence command FAILED",
+                                        [FENCE_ENDED] = "; the last fence command was ended: the "
+                                                        "other node was heard"};
     struct judge_view v;
     *out = (struct arbiter_view){0};
     register_view(n->voters.reg, now_ns, out->reachable, out->voting);

@@ -15,7 +15,8 @@ struct arbiter_none {
     void *ctx;
 };
 /* reg: new, of this node; its driver's effects go through arbiter_none_took(). driver: carries out
- * PROBE and FENCE, writes LOG; VOTE, GIVE_UP and JUDGED it is only told of, before they are done.
+ * PROBE, FENCE and FENCE_END, writes LOG; VOTE, GIVE_UP and JUDGED it is only told of, before they
+ * are done.
  */
 void arbiter_none_init(struct arbiter_none *n, struct reg *reg, const struct judge_config *c,
                        const struct arbiter_events *events, judge_emit driver, void *ctx);

@@ -148,7 +148,8 @@ static void on_judge(void *ctx, const struct judge_fx *fx)
         probes_run(u->probes);
         break;
     case JUDGE_FX_FENCE:
-        u->place.fence(u->place.fence_ctx);
+    case JUDGE_FX_FENCE_END:
+        u->place.fence(u->place.fence_ctx, fx->type == JUDGE_FX_FENCE);
         break;
     case JUDGE_FX_LOG:
         if (fx->ok)

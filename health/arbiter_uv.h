@@ -15,7 +15,8 @@ struct arbiter_place {
     unsigned self;
     struct health_net *net;
     struct arbiter_events events;
-    void (*fence)(void *ctx); /* run the fence command, then arbiter_uv_fenced() */
+    /* Run the fence command, then arbiter_uv_fenced(); not run: kill it, if it still runs. */
+    void (*fence)(void *ctx, bool run);
     void *fence_ctx;
 };
 /* NULL: err has one line. */

@@ -165,6 +165,12 @@ static void on_arbiter(void *ctx, const struct pair_event *ev)
     feed(h, ev);
 }
 
+static bool may_give_back(void *ctx, uint64_t now_ns)
+{
+    const struct health *h = ctx;
+    return pair_may_give_back(h->pair, now_ns);
+}
+
 static void on_effect(void *ctx, const struct pair_effect *fx)
 {
     struct health *h = ctx;
@@ -389,7 +395,10 @@ static bool start_arbiter(struct health *h, const uint8_t cluster_key[32], char 
         .config = h->config,
         .self = h->self,
         .net = h->net,
-        .events = {.ctx = h, .event = on_arbiter, .bootstrapped = on_bootstrapped},
+        .events = {.ctx = h,
+                   .event = on_arbiter,
+                   .may_give_back = may_give_back,
+                   .bootstrapped = on_bootstrapped},
         .fence = h->hooks.fence,
         .fence_ctx = h->hooks.ctx,
     };

@@ -20,9 +20,9 @@ struct health_hooks {
     bool (*stalled)(void *ctx);
     /* The published view changed (also at least once a second). Health thread. */
     void (*view)(void *ctx, const struct pair_view *v);
-    /* Run the fence command (arbiter = none), then health_fenced(). Health thread: start and
-     * return. */
-    void (*fence)(void *ctx);
+    /* Run the fence command (arbiter = none), then health_fenced(); not run: kill it, if it still
+     * runs. Health thread: start and return. */
+    void (*fence)(void *ctx, bool run);
 };
 
 /* Opens the arbiter (with the witness: the voter file `<store>.voter`), binds the health port on

@@ -167,12 +167,14 @@ static void note_behind(struct pair *p, const struct record *seen)
              (unsigned)seen->epoch);
 }
 
-/* Is the newest record seen here the newest that anybody acted upon? So says the primary itself
- * while the record names no other store; else both nodes have to say what they have seen, after
- * the loss was noticed: what is changed later is changed in the arbiter as it is now, and noticed
- * there. Records of one epoch follow each other: its primary alone changes them, and acts upon none
- * that isn't on its disk. */
-static bool may_write_back(const struct pair *p)
+/* So says the primary itself while the record names no other store; else both nodes have to say
+ * what they have seen, after the loss was noticed: what is changed later is changed in the arbiter
+ * as it is now, and noticed there. Records of one epoch follow each other: its primary alone
+ * changes them, and acts upon none that isn't on its disk.
+ *
+ * The other node's word holds as long as it can't have taken over since: it heard this one half of
+ * takeover_after ago, or later. */
+bool pair_may_give_back(const struct pair *p, uint64_t now_ns)
 {
     if (!p->behind || !p->seen.version)
         return false;
@@ -181,9 +183,10 @@ static bool may_write_back(const struct pair *p)
     bool alone = p->epoch && p->seen.epoch == p->epoch && !record_paired(&p->seen);
     if (p->rec_local || (alone && !maybe_paired))
         return true;
-    bool told = p->peer_rx && p->peer.knows_seen && p->peer.echo_seq >= p->behind_seq &&
-                p->peer.echo_boot_random == p->cfg.boot_random;
-    if (!told)
+    uint64_t echo = p->peer.echo_seq;
+    bool told = p->peer_rx && p->peer.knows_seen && echo >= p->behind_seq &&
+                p->peer.echo_boot_random == p->cfg.boot_random && p->seq - echo < SENDS;
+    if (!told || now_ns > p->sent_at[echo % SENDS] + p->cfg.takeover_after_ns / 2)
         return false;
     if (p->peer.seen_epoch != p->seen.epoch)
         return p->peer.seen_epoch < p->seen.epoch;
@@ -259,8 +262,7 @@ static void read_if_wanted(struct pair *p)
     p->asked = read_warrant(p);
     pair_fx(p, (struct pair_effect){.type = PX_READ,
                                     .warrant = p->asked,
-                                    .until_ns = p->now + REGISTER_TIMEOUT_MS * MS,
-                                    .write_back = may_write_back(p)});
+                                    .until_ns = p->now + REGISTER_TIMEOUT_MS * MS});
 }
 
 /* ---- replication, relay ---- */

@@ -164,8 +164,6 @@ struct pair_effect {
     struct store_id follower;
     const char *name;
     bool ok;
-    bool write_back; /* READ: the newest record seen here is the newest there is; an arbiter that
-                        lost it gets it back */
     char text[240];
 };
 typedef void (*pair_emit)(void *ctx, const struct pair_effect *fx);
@@ -207,6 +205,8 @@ void pair_step(struct pair *p, const struct pair_event *ev, uint64_t now_ns);
 /* The next heartbeat's content; seq and send time are noted for the lease. */
 void pair_heartbeat(struct pair *p, uint64_t now_ns, int64_t wall_ms, struct heartbeat *out);
 void pair_view(const struct pair *p, uint64_t now_ns, struct pair_view *out);
+/* Is the newest record seen here the newest that anybody acted upon? Holds for now only. */
+bool pair_may_give_back(const struct pair *p, uint64_t now_ns);
 /* For heartbeats: own durable and committed lsn, told by replication at any time. */
 void pair_set_lsn(struct pair *p, uint64_t own, uint64_t committed);
 #endif

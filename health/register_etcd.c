@@ -51,7 +51,6 @@ struct register_etcd {
 
     enum job job;
     enum step step;
-    bool write_back; /* READ */
     uint64_t from_tag, op;
     struct record to;
     bool cast;        /* a put of `to` may take effect, or have taken it */
@@ -285,8 +284,9 @@ static void put(struct register_etcd *r, uint64_t lineage, const struct record *
 static void found_behind(struct register_etcd *r, const struct found *f)
 {
     const struct voter_state *seen = &r->seen;
+    const struct arbiter_events *pair = &r->arbiter.events;
     r->behind = true;
-    if (r->job == JOB_READ && r->write_back) {
+    if (r->job == JOB_READ && pair->may_give_back && pair->may_give_back(pair->ctx, r->now_ns)) {
         uint64_t lineage = f->revision && f->value.lineage > seen->accepted.counter
                                ? f->value.lineage
                                : seen->accepted.counter;
@@ -477,7 +477,7 @@ static bool begin(struct register_etcd *r, enum job job, uint64_t until_ns, uint
     cancel(r); /* a look */
     r->job = job;
     r->step = STEP_RANGE;
-    r->cast = r->write_back = false;
+    r->cast = false;
     r->deadline_ns = until_ns;
     return true;
 }
@@ -487,7 +487,6 @@ static bool etcd_ask(struct arbiter *a, const struct pair_effect *fx, uint64_t n
     struct register_etcd *r = self(a);
     if (!begin(r, fx->type == PX_READ ? JOB_READ : JOB_CHANGE, fx->until_ns, now_ns))
         return false;
-    r->write_back = fx->type == PX_READ && fx->write_back;
     r->from_tag = fx->from_tag;
     r->to = fx->record;
     go_on(r);

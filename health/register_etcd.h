@@ -9,11 +9,11 @@
  * unknown, until a read.
  *
  * An etcd that holds less than this node has seen was emptied or restored from a backup. It counts
- * as empty: a change is not done, a read ends as REG_BEHIND, until pair.c says that the newest
- * record seen here is the newest there is (pair_effect.write_back); a read then puts that one back,
- * in the next lineage. Lineages and revisions order what was seen: a restored etcd gives the same
- * revisions out again, but in an older lineage. Never followed in any lineage: an epoch below one
- * that was seen.
+ * as empty: a change is not done, a read ends as REG_BEHIND, until pair.c says, as the read finds
+ * that, that the newest record seen here is the newest there is (arbiter_events.may_give_back): it
+ * then puts that one back, in the next lineage. Lineages and revisions order what was seen: a
+ * restored etcd gives the same revisions out again, but in an older lineage. Never followed in any
+ * lineage: an epoch below one that was seen.
  *
  * What was seen is durable before an outcome is told. So whatever a node has acted upon is known to
  * it after a crash, and of all records that anybody acted upon, the newest is known to a node. */

@@ -41,7 +41,7 @@ struct judge {
     uint64_t ok_at[JUDGE_PROBES_MAX];
     bool last_ok[JUDGE_PROBES_MAX];
     /* the fence command */
-    bool fencing, fenced, fence_failed; /* about this silence */
+    bool fencing, fence_ending, fenced, fence_failed; /* the last two: about this silence */
     uint64_t fence_begun, fence_ended;
     enum fence_state fence_shown;
     enum judgement told;
@@ -129,7 +129,7 @@ static bool fence_settled(struct judge *j, uint64_t not_before, uint64_t now)
     if (j->fence_failed && !silent_for(j->fence_ended, MS(FENCE_AGAIN_MS), now))
         return false;
     j->fencing = true;
-    j->fence_failed = false;
+    j->fence_ending = j->fence_failed = false;
     j->fence_begun = now;
     j->fence_shown = FENCE_RUNS;
     say(j, false, "the other node is silent and a probe answers: the fence command is run");
@@ -144,15 +144,16 @@ void judge_fenced(struct judge *j, bool done, uint64_t now_ns)
         return;
     j->fencing = false;
     j->fence_ended = now_ns;
-    j->fence_shown = done ? FENCE_DONE : FENCE_FAILED;
     /* A node that was heard after the command began wasn't switched off by it, or is back. */
     bool about_now = j->heard < j->fence_begun;
     j->fenced = done && about_now;
-    j->fence_failed = !done;
+    j->fence_failed = !done && about_now;
+    j->fence_shown = done ? FENCE_DONE : about_now ? FENCE_FAILED : FENCE_ENDED;
     say(j, j->fenced,
-        !done        ? "the fence command failed: the other node may still be running"
-        : !about_now ? "the fence command exited 0, but the other node was heard since"
-                     : "the fence command exited 0: the other node is off");
+        done        ? about_now ? "the fence command exited 0: the other node is off"
+                                : "the fence command exited 0, but the other node was heard since"
+        : about_now ? "the fence command failed: the other node may still be running"
+                    : "the fence command was ended, as the other node was heard");
     judge_tick(j, now_ns);
 }
 
@@ -236,6 +237,12 @@ void judge_heard(struct judge *j, uint64_t now_ns)
 {
     j->heard = now_ns;
     j->fenced = j->fence_failed = false; /* whatever comes next is another silence */
+    if (!j->fencing || j->fence_ending)
+        return;
+    /* It may take as long as it likes to come through, and would shoot a node that is well. */
+    j->fence_ending = true;
+    struct judge_fx fx = {.type = JUDGE_FX_FENCE_END};
+    j->emit(j->ctx, &fx);
 }
 
 /* ---- probes ---- */

@@ -28,7 +28,7 @@
  * standby would go on sending what a standby that shoots it then sends again. The standby's waits
  * FENCE_DELAY_MS more, so that two don't shoot each other. A primary whose command failed goes on
  * all the same, by the probe: it holds all the mail, and doubling is better than standing still; a
- * standby doesn't. */
+ * standby doesn't. A command under way is ended when the other node is heard. */
 #ifndef BATON_HEALTH_REGISTER_NONE_H
 #define BATON_HEALTH_REGISTER_NONE_H
 
@@ -55,12 +55,13 @@ const char *judgement_words(enum judgement j); /* for a person */
 
 struct judge_fx {
     enum {
-        JUDGE_FX_VOTE,    /* msg: give it to the register, as from WITNESS */
-        JUDGE_FX_GIVE_UP, /* the grounds are gone: register_give_up() */
-        JUDGE_FX_PROBE,   /* try every probe once; judge_probed() for each, within a second */
-        JUDGE_FX_FENCE,   /* run the command; judge_fenced() when it has ended */
-        JUDGE_FX_JUDGED,  /* judgement changed: tell the pair core */
-        JUDGE_FX_LOG,     /* text; ok = false: a warning */
+        JUDGE_FX_VOTE,      /* msg: give it to the register, as from WITNESS */
+        JUDGE_FX_GIVE_UP,   /* the grounds are gone: register_give_up() */
+        JUDGE_FX_PROBE,     /* try every probe once; judge_probed() for each, within a second */
+        JUDGE_FX_FENCE,     /* run the command; judge_fenced() when it has ended */
+        JUDGE_FX_FENCE_END, /* kill it; judge_fenced() all the same */
+        JUDGE_FX_JUDGED,    /* judgement changed: tell the pair core */
+        JUDGE_FX_LOG,       /* text; ok = false: a warning */
     } type;
     struct register_msg msg;
     enum judgement judgement;
@@ -89,7 +90,7 @@ void judge_fenced(struct judge *j, bool done, uint64_t now_ns);
 void judge_tick(struct judge *j, uint64_t now_ns);
 
 /* For status. */
-enum fence_state { FENCE_NEVER, FENCE_RUNS, FENCE_DONE, FENCE_FAILED }; /* of the last one */
+enum fence_state { FENCE_NEVER, FENCE_RUNS, FENCE_DONE, FENCE_FAILED, FENCE_ENDED }; /* the last */
 struct judge_view {
     bool automatic;
     unsigned probes, answering; /* of them, lately */

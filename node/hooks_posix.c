@@ -23,7 +23,8 @@
 enum {
     QUEUE_MAX =
         16, /* hooks that wait; more changes of role than that in 30 s are a flapping pair */
-    REQUEST_BYTES = 5, /* u8 hook or FAREWELL, u32 epoch */
+    REQUEST_BYTES = 5, /* u8 hook or one of these, u32 epoch */
+    KILL = 254,
     FAREWELL = 255,
 };
 
@@ -50,7 +51,8 @@ struct helper {
     unsigned queued;
     pid_t child; /* 0: none runs */
     uint64_t started_ns;
-    bool killed, farewell;
+    const char *killed; /* why; NULL: it wasn't */
+    bool farewell;
 };
 
 static void set_env(const struct helper *h, const struct request *q)
@@ -101,7 +103,7 @@ static void start_next(struct helper *h)
     h->queued--;
     memmove(h->queue, h->queue + 1, h->queued * sizeof *h->queue);
     h->started_ns = clock_boot_ns();
-    h->killed = false;
+    h->killed = NULL;
     h->child = fork();
     if (h->child == 0)
         become_hook(h);
@@ -113,12 +115,12 @@ static void start_next(struct helper *h)
     }
 }
 
-static void kill_hook(struct helper *h)
+static void kill_hook(struct helper *h, const char *why)
 {
     /* Its group exists once it called setsid(); until then only the process itself does. */
     if (kill(-h->child, SIGKILL) != 0)
         kill(h->child, SIGKILL);
-    h->killed = true;
+    h->killed = why;
 }
 
 static void reap(struct helper *h)
@@ -129,8 +131,8 @@ static void reap(struct helper *h)
     unsigned ms = (unsigned)((clock_boot_ns() - h->started_ns) / 1000000);
     const char *name = hook_names[h->current.which];
     if (h->killed)
-        log_error("hook.killed", "hook=%s epoch=%u after_ms=%u why=\"over its time limit\"", name,
-                  h->current.epoch, ms);
+        log_error("hook.killed", "hook=%s epoch=%u after_ms=%u why=\"%s\"", name, h->current.epoch,
+                  ms, h->killed);
     else if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
         log_info("hook.done", "hook=%s epoch=%u took_ms=%u", name, h->current.epoch, ms);
     else if (WIFEXITED(status))
@@ -159,6 +161,8 @@ static bool take_request(struct helper *h)
         return true;
     if (which == FAREWELL)
         h->farewell = true;
+    else if (which == KILL && h->child && !h->killed)
+        kill_hook(h, "its grounds are gone");
     else if (which < HOOKS && h->command[which])
         h->queue[h->queued++] = (struct request){(enum hook)which, epoch};
     return true;
@@ -184,7 +188,7 @@ static void __attribute__((noreturn)) helper_loop(struct helper *h)
                               {.fd = listening ? h->fd : -1, .events = POLLIN}};
         int n = poll(p, 2, time_left_ms(h));
         if (time_left_ms(h) == 0)
-            kill_hook(h);
+            kill_hook(h, "over its time limit");
         if (n > 0 && (p[0].revents & POLLIN)) {
             struct signalfd_siginfo info;
             ssize_t ignored = read(h->signals, &info, sizeof info);
@@ -193,7 +197,7 @@ static void __attribute__((noreturn)) helper_loop(struct helper *h)
         reap(h);
         if (n > 0 && p[1].revents && !take_request(h)) {
             if (h->child)
-                kill_hook(h);
+                kill_hook(h, "the daemon died");
             _exit(0);
         }
     }
@@ -275,6 +279,12 @@ void hooks_run(struct hooks *h, enum hook which, uint32_t epoch)
     if (h->wanted[which] && !send_request(h, (uint8_t)which, epoch))
         log_error("hook.dropped", "hook=%s epoch=%u error=\"%s\"", hook_names[which], epoch,
                   errno == EAGAIN ? "too many are waiting" : strerror(errno));
+}
+
+void hooks_kill(struct hooks *h)
+{
+    if (!send_request(h, KILL, 0))
+        log_error("hook.dropped", "hook=kill error=\"%s\"", strerror(errno));
 }
 
 bool hooks_fence_ended(struct hooks *h, bool *ok)

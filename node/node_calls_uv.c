@@ -444,11 +444,15 @@ struct replication_hooks node_replication_hooks(struct node *n)
                                       .op_done = replication_op_done};
 }
 
-static void fence(void *ctx)
+static void fence(void *ctx, bool run)
 {
     struct node *n = ctx;
-    if (n->fence) /* its helper was there before all threads */
+    if (!n->fence) /* its helper was there before all threads */
+        return;
+    if (run)
         hooks_run(n->fence, HOOK_FENCE, 0);
+    else
+        hooks_kill(n->fence);
 }
 
 struct health_hooks node_health_hooks(struct node *n)

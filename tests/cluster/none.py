@@ -245,6 +245,26 @@ def none_fence_hangs(t):
 
 
 @scenario
+def none_fence_ended(t):
+    """The primary stands still and comes back: the fence command under way doesn't shoot it any more."""
+    started, shot = os.path.join(t.dir, "started"), os.path.join(t.dir, "shot")
+    pair = t.begin(arbiter=auto(t, script(t, f"echo $$ >{started}.new; mv {started}.new {started}; sleep 25; touch {shot}")))
+    primary, standby = pair.wait_in_sync()
+    t.disturbances += 1
+    primary.signal(signal.SIGSTOP)
+    wait_until("the standby's fence command runs", lambda: os.path.exists(started), 15)
+    with open(started) as f:
+        command = int(f.read())
+    primary.signal(signal.SIGCONT)
+    wait_until("it is ended", lambda: not os.path.exists(f"/proc/{command}"), 10)
+    expect(not os.path.exists(shot), "before it had shot")
+    t.flows("mail flows", 20)
+    wait_until("the status says so", lambda: "ended" in {c["name"]: c for c in standby.status()["checks"]}["probes"]["detail"], 5)
+    t.settle()
+    expect(primary.alive, "nobody shot it")  # it may have voted for the other's takeover when it woke
+
+
+@scenario
 def none_fenced_by_primary(t):
     """The primary's fence command comes first: the standby is off, and no second primary begins."""
     done = os.path.join(t.dir, "fenced")

@@ -52,7 +52,6 @@ static void put(struct sim *s, struct etcd_model *m, const struct call *c)
     m->n_sent = 0;
     memcpy(m->key.bytes, c->value, c->n_value);
     m->key.n = c->n_value;
-    m->back_at = m->lost ? s->now : m->back_at;
     m->lost = false;
     s->count.etcd_put_back += lost;
     books_etcd(s, place(&m->key), &m->key.value.record);
@@ -258,8 +257,7 @@ void etcd_loses(struct sim *s)
     static const struct etcd_key nothing;
     const struct etcd_key *k =
         m->backup.revision && rng_chance(&s->rng, 0.6) ? &m->backup : &nothing;
-    /* Not twice within seconds (deploy/docs/promises.md): a node may be giving back still. */
-    if (m->lost || s->now < m->back_at + 5 * SEC || !seen_as_lost(s, k))
+    if (m->lost || !seen_as_lost(s, k))
         return;
     s->count.effect[F_EMPTY_VOTER]++;
     s->count.etcd_losses++;

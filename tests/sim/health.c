@@ -209,6 +209,13 @@ static void on_register(void *ctx, const struct register_fx *fx)
         arbiter_voters_result(s->none ? &n->without.voters : &n->voters, fx);
 }
 
+static bool may_give_back(void *ctx, uint64_t now_ns)
+{
+    struct task *box = ctx;
+    struct sim *s = box->p;
+    return pair_may_give_back(s->node[box->a].pair, now_ns);
+}
+
 static void on_arbiter(void *ctx, const struct pair_event *ev)
 {
     struct task *box = ctx;
@@ -469,8 +476,10 @@ void health_start(struct sim *s, struct node *n)
     if (!s->etcd)
         n->reg =
             register_new(n->self, &n->disk.voter, virgin, random, on_register, box(s, n->self));
-    struct arbiter_events events = {
-        .ctx = box(s, n->self), .event = on_arbiter, .bootstrapped = on_bootstrapped};
+    struct arbiter_events events = {.ctx = box(s, n->self),
+                                    .event = on_arbiter,
+                                    .may_give_back = may_give_back,
+                                    .bootstrapped = on_bootstrapped};
     if (s->etcd) {
         etcd_start(s, n, &events);
     } else if (s->none) {

@@ -175,8 +175,9 @@ static void print_sum(const struct shared_state *sh, double took)
            "; by an operator's force, as etcd had lost what no node knew %" PRIu64 "\n",
            c->rest[0], c->rest[1], c->rest[2], c->rest[3], c->rest_forced);
     printf("without an arbiter: %" PRIu64 " runs, %" PRIu64 " votes by judgement, %" PRIu64
-           " times both went on (sent twice by both: %" PRIu64 ")\n",
-           c->none_runs, c->none_judged, c->none_splits, c->doubled_split);
+           " times both went on (sent twice by both: %" PRIu64 "), %" PRIu64
+           " fence commands ended\n",
+           c->none_runs, c->none_judged, c->none_splits, c->doubled_split, c->fence_killed);
     printf("with etcd: %" PRIu64 " runs, %" PRIu64
            " times emptied or restored from a backup, %" PRIu64 " times given back what was lost\n",
            c->etcd_runs, c->etcd_losses, c->etcd_put_back);

@@ -55,25 +55,50 @@ static void probe(struct sim *s, struct node *n)
 
 /* --- the fence command --- */
 
+static void fence_ended(struct sim *s, struct task *t)
+{
+    struct node *n = &s->node[t->process];
+    judge_fenced(n->without.judge, t->a, node_now(s, n));
+}
+
+static void tell_later(struct sim *s, struct node *n, bool done)
+{
+    n->fence_run = 0;
+    sim_at(s, s->now + rng_range(&s->rng, MS, 60 * MS), n->self, fence_ended)->a = done;
+}
+
+/* A process of its own: it goes on while the node stands still, and ends with it. */
 static void fence_ends(struct sim *s, struct task *t)
 {
-    struct node *n = &s->node[t->process], *other = &s->node[1 - t->process];
-    if (t->a && other->up) {
+    struct node *n = &s->node[t->a], *other = &s->node[1 - t->a];
+    if (!n->up || t->b != n->fence_run)
+        return; /* it was killed */
+    bool works = n->fence_works;
+    if (works && other->up) {
         node_crash(s, other->self, true, "at the other's fence command");
         faults_restart_later(s, other->self);
-        s->still_at = s->now; /* a command may take its time, also when the faults have ended */
     }
-    judge_fenced(n->without.judge, t->a, node_now(s, n));
+    tell_later(s, n, works);
 }
 
 static void fence(struct sim *s, struct node *n)
 {
-    bool works = !rng_chance(&s->rng, s->fence_fails);
-    uint64_t takes = works || rng_chance(&s->rng, 0.8) ? rng_range(&s->rng, 50 * MS, 5 * SEC)
-                                                       : FENCE_LIMIT_MS * MS;
+    n->fence_works = !rng_chance(&s->rng, s->fence_fails);
+    bool hangs = !n->fence_works && rng_chance(&s->rng, 0.2);
+    uint64_t takes = hangs ? FENCE_LIMIT_MS * MS : rng_range(&s->rng, 50 * MS, 5 * SEC);
     TRACE(s, process_name(n->self), "its fence command runs, and will %s",
-          works ? "exit 0" : "fail");
-    sim_at(s, s->now + takes, n->self, fence_ends)->a = works;
+          n->fence_works ? "exit 0" : "fail");
+    struct task *t = sim_at(s, s->now + takes, NOBODY, fence_ends);
+    t->a = n->self;
+    t->b = n->fence_run = ++s->serial;
+}
+
+static void fence_kill(struct sim *s, struct node *n)
+{
+    if (!n->fence_run)
+        return; /* its end is on its way */
+    s->count.fence_killed++;
+    tell_later(s, n, false);
 }
 
 /* --- the judgement --- */
@@ -98,6 +123,10 @@ static void on_judge(void *ctx, const struct judge_fx *fx)
     case JUDGE_FX_FENCE:
         fence(s, n);
         break;
+    case JUDGE_FX_FENCE_END:
+        TRACE(s, who, "ends its fence command: the other node is heard");
+        fence_kill(s, n);
+        break;
     case JUDGE_FX_JUDGED:
         TRACE(s, who, "judges: %s", judgement_words(fx->judgement));
         break;
@@ -116,6 +145,7 @@ void none_start(struct sim *s, struct node *n, const struct arbiter_events *even
                              .probes = s->manual ? 0 : 1,
                              .fence = s->fence,
                              .takeover_after_ns = s->plan.takeover_after};
+    n->fence_run = 0;
     arbiter_none_init(&n->without, n->reg, &c, events, on_judge, &s->box[n->self]);
     n->arbiter = &n->without.voters.arbiter;
 }

@@ -135,8 +135,7 @@ static void settle(struct sim *s)
         if (s->failed || books_settled_down(s, why, sizeof why))
             return;
         uint64_t serve_s = SERVE_S + (operator_needed(s) ? ORDER_S : 0) + (stopping ? STOP_S : 0);
-        uint64_t from = s->still_at > began ? s->still_at : began;
-        if (s->now > from + serve_s * SEC && strncmp(why, "9: nobody", 9) == 0)
+        if (s->now > began + serve_s * SEC && strncmp(why, "9: nobody", 9) == 0)
             break;
     }
     if (!s->failed && !books_settled_down(s, why, sizeof why))

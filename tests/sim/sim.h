@@ -298,7 +298,9 @@ struct node {
     struct pair *pair;
     struct reg *reg;
     struct arbiter_voters voters;
-    struct arbiter_none without;         /* arbiter none */
+    struct arbiter_none without; /* arbiter none */
+    uint64_t fence_run;          /* its fence command under way; 0: none */
+    bool fence_works;
     struct register_etcd *register_etcd; /* arbiter etcd; else NULL */
     struct arbiter *arbiter;
     struct heartbeat_guard guard;
@@ -459,7 +461,7 @@ struct counters {
     uint64_t rest[PROCESSES + 1]; /* who stayed down at first when the faults had ended */
     uint64_t injected[F_KINDS], effect[F_KINDS]; /* of each kind: how often, and what it did */
     uint64_t etcd_runs, etcd_losses, etcd_put_back;
-    uint64_t none_runs, none_judged, none_splits, doubled_split;
+    uint64_t none_runs, none_judged, none_splits, doubled_split, fence_killed;
     uint64_t doubled_restart, doubled_note_lost, in_doubt;
     uint64_t hold_forgotten; /* at most once: sent again by a node whose store had forgotten it */
 };
@@ -533,7 +535,6 @@ struct etcd_model {
     struct etcd_key key, backup;
     uint64_t clock; /* revision of the whole store */
     bool lost;      /* emptied or restored, and nobody has put anything since */
-    uint64_t back_at;
     struct record
         sent[ETCD_MODEL_SENT]; /* by puts compared with the key as it is: they may count */
     unsigned n_sent;
@@ -655,7 +656,7 @@ struct sim {
     struct client client[8];
     struct books books;
     struct counters count;
-    uint64_t still_at; /* a node stood still, or was fenced, when the faults had ended */
+    uint64_t still_at; /* a node stood still, when the faults had ended */
     bool quiet_forced; /* an operator had to force when the faults had ended */
     bool quiet;        /* faults have ended */
     bool with_force, with_purge, harsh;

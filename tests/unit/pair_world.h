@@ -239,7 +239,7 @@ static inline void answer(const struct due *d)
 {
     struct pair_event ev = {.type = PE_REGISTER};
     bool can = majority(d->node);
-    if (w.lost && d->fx.write_back) {
+    if (w.lost && d->kind == DUE_READ && pair_may_give_back(w.node[d->node].pair, w.now)) {
         w.lost = false;
         w.gave_back = d->node;
         w.reg = w.seen[d->node];

@@ -29,7 +29,7 @@ static struct world {
     pid_t etcd;
     unsigned port;
     const char *scheme;
-    bool answered, bootstrapped, bootstrap_ok, behind;
+    bool answered, bootstrapped, bootstrap_ok, behind, give_back;
     struct pair_event result;
     struct record hint;
     char text[200];
@@ -107,6 +107,13 @@ static void on_event(void *ctx, const struct pair_event *ev)
     }
 }
 
+static bool may_give_back(void *ctx, uint64_t now_ns)
+{
+    (void)ctx;
+    (void)now_ns;
+    return w.give_back;
+}
+
 static void on_bootstrapped(void *ctx, uint64_t op, bool ok, const char *text)
 {
     (void)ctx;
@@ -134,7 +141,9 @@ static void arbiter_open(void)
     struct arbiter_place place = {.loop = &w.loop,
                                   .config = &w.config,
                                   .self = NODE_A,
-                                  .events = {.event = on_event, .bootstrapped = on_bootstrapped}};
+                                  .events = {.event = on_event,
+                                             .may_give_back = may_give_back,
+                                             .bootstrapped = on_bootstrapped}};
     w.uv = arbiter_uv_open(&place, err, sizeof err);
     ck_assert_msg(w.uv != NULL, "%s", err);
     arbiter()->ops->set_virgin(arbiter(), true);
@@ -176,9 +185,10 @@ static int ask(struct pair_effect fx)
     return w.result.outcome;
 }
 
-static int read_record(bool write_back)
+static int read_record(bool give_back)
 {
-    return ask((struct pair_effect){.type = PX_READ, .write_back = write_back});
+    w.give_back = give_back;
+    return ask((struct pair_effect){.type = PX_READ});
 }
 
 static int change(uint64_t from, const struct record *to)

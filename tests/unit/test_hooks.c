@@ -97,6 +97,22 @@ START_TEST(test_time_limit_kills_the_whole_group)
 }
 END_TEST
 
+START_TEST(test_a_command_is_killed_by_order)
+{
+    put("echo $1 >>$out; if [ $1 = promoted ]; then sleep 60; echo late >>$out; fi");
+    struct hooks *h = start(60000);
+    hooks_kill(h); /* nothing runs yet, and what comes later isn't meant */
+    hooks_run(h, HOOK_PROMOTED, 1);
+    ck_assert(wait_for("promoted", 5000));
+    hooks_kill(h);
+    hooks_run(h, HOOK_SOLO, 1);
+    uint64_t t = clock_boot_ns();
+    hooks_stop(h, 30000);
+    ck_assert(clock_boot_ns() - t < 25000000000ull);
+    ck_assert_str_eq(result(), "promoted\nsolo\n");
+}
+END_TEST
+
 START_TEST(test_a_dead_daemon_ends_its_hooks)
 {
     put("echo started $$ >>$out; sleep 5; echo ended >>$out");
@@ -141,6 +157,7 @@ int main(void)
     tcase_add_checked_fixture(t, setup, teardown);
     tcase_add_test(t, test_environment_and_order);
     tcase_add_test(t, test_time_limit_kills_the_whole_group);
+    tcase_add_test(t, test_a_command_is_killed_by_order);
     tcase_add_test(t, test_a_dead_daemon_ends_its_hooks);
     tcase_add_test(t, test_a_flood_does_not_block);
     suite_add_tcase(s, t);

@@ -13,7 +13,7 @@ static struct {
     uint64_t now;
     bool probe_answers; /* what probes will find */
     bool probe_due;
-    unsigned votes, give_ups, fences;
+    unsigned votes, give_ups, fences, fences_ended;
     enum judgement judged;
     struct register_msg vote;
 } w;
@@ -34,6 +34,9 @@ static void on_judge(void *ctx, const struct judge_fx *fx)
         break;
     case JUDGE_FX_FENCE:
         w.fences++;
+        break;
+    case JUDGE_FX_FENCE_END:
+        w.fences_ended++;
         break;
     case JUDGE_FX_JUDGED:
         w.judged = fx->judgement;
@@ -278,13 +281,40 @@ START_TEST(test_fence_and_the_other_is_back)
     ask(WARRANT_SILENT);
     run(2500, false);
     ck_assert_uint_eq(w.fences, 1);
+    ck_assert_uint_eq(w.fences_ended, 0);
     run(500, true);
+    ck_assert_uint_eq(w.fences_ended, 1); /* it is well: nobody is to shoot it any more */
     ck_assert_uint_gt(w.give_ups, 0);
     judge_fenced(w.j, true, w.now); /* it was not switched off, whatever the command says */
     run(1100, false);
     ask(WARRANT_SILENT);
     run(1000, false);
     ck_assert_uint_eq(w.votes, 0);
+}
+END_TEST
+
+START_TEST(test_a_fence_command_that_was_ended_says_nothing_of_the_next_silence)
+{
+    struct judge_view v;
+    begin(true, true);
+    run(3000, true);
+    run(1100, false);
+    ask(WARRANT_SILENT);
+    run(2500, false);
+    run(100, true);
+    ck_assert_uint_eq(w.fences_ended, 1);
+    judge_fenced(w.j, false, w.now);
+    judge_view(w.j, w.now, &v);
+    ck_assert_int_eq(v.fence, FENCE_ENDED);
+    run(1100, false);
+    ck_assert_int_eq(w.judged, JUDGED_GONE);
+    ask(WARRANT_SILENT);
+    run(2500, false);
+    ck_assert_uint_eq(w.fences, 2);
+    ck_assert_uint_eq(w.fences_ended, 1);
+    judge_fenced(w.j, true, w.now);
+    run(20, false);
+    ck_assert_uint_eq(w.votes, 1);
 }
 END_TEST
 
@@ -474,6 +504,7 @@ int main(void)
     tcase_add_test(j, test_fence);
     tcase_add_test(j, test_fence_fails);
     tcase_add_test(j, test_fence_and_the_other_is_back);
+    tcase_add_test(j, test_a_fence_command_that_was_ended_says_nothing_of_the_next_silence);
     tcase_add_test(j, test_the_primary_shoots_first);
     suite_add_tcase(s, j);
     TCase *r = tcase_create("registers");

@@ -280,6 +280,25 @@ START_TEST(the_newest_record_of_an_epoch_is_given_back)
 }
 END_TEST
 
+/* What the other one has seen is worth something while it can't have taken over since. */
+START_TEST(the_other_ones_word_grows_old)
+{
+    w.seen[0] = w.seen[1] = w.reg;
+    w.lost = true;
+    const struct pair *p = w.node[0].pair;
+    for (unsigned i = 0; i < 2; i++)
+        step(i, (struct pair_event){.type = PE_SEEN, .record = w.reg});
+    step(0, (struct pair_event){.type = PE_BEHIND, .record = w.reg});
+    for (unsigned ms = 0; !pair_may_give_back(p, w.now) && ms < 1000; ms++)
+        run(1);
+    ck_assert(w.lost);
+    ck_assert(pair_may_give_back(p, w.now));
+    ck_assert(!pair_may_give_back(p, w.now + 600 * MS)); /* it takes over after 1 s */
+    run(1000);
+    ck_assert(!w.lost);
+}
+END_TEST
+
 START_TEST(one_way_block_does_not_flap)
 {
     /* Incident 29: datagrams from b to a blocked, TCP works. */
@@ -626,6 +645,7 @@ int main(void)
     tcase_add_test(t, stale_store_is_not_promoted);
     tcase_add_test(t, emptied_or_taken_over_with);
     tcase_add_test(t, the_newest_record_of_an_epoch_is_given_back);
+    tcase_add_test(t, the_other_ones_word_grows_old);
     tcase_add_test(t, one_way_block_does_not_flap);
     tcase_add_test(t, takeover_off);
     tcase_add_test(t, failed_store_gives_up_its_role);

@@ -17,7 +17,8 @@ static struct world {
     struct register_etcd_fx request;
     uint8_t expect[ETCD_VALUE_BYTES_MAX], value[ETCD_VALUE_BYTES_MAX];
     unsigned requests, cancels;
-    bool pending, writing, dead_disk;
+    bool pending, writing, dead_disk, may_give_back;
+    unsigned asked_for_leave;
     struct voter_state disk;
     struct pair_event result, hint, behind, seen;
     unsigned results, hints, behinds;
@@ -42,6 +43,14 @@ static void on_event(void *ctx, const struct pair_event *ev)
     } else if (ev->type == PE_SEEN) {
         w.seen = *ev;
     }
+}
+
+static bool may_give_back(void *ctx, uint64_t now_ns)
+{
+    (void)ctx;
+    ck_assert_uint_eq(now_ns, w.now);
+    w.asked_for_leave++;
+    return w.may_give_back;
 }
 
 static void on_bootstrapped(void *ctx, uint64_t op, bool ok, const char *text)
@@ -88,7 +97,8 @@ static void start(void)
 {
     struct register_etcd_config c = {
         .self = NODE_A, .endpoint = names, .n_endpoints = 2, .seen = w.disk, .random = 7 + w.now};
-    struct arbiter_events events = {.event = on_event, .bootstrapped = on_bootstrapped};
+    struct arbiter_events events = {
+        .event = on_event, .may_give_back = may_give_back, .bootstrapped = on_bootstrapped};
     w.reg = register_etcd_new(&c, &events, on_fx, NULL);
     w.pending = w.writing = false;
 }
@@ -197,9 +207,10 @@ static void ask(struct pair_effect fx)
     arbiter_ask(arbiter(), &fx, w.now);
 }
 
-static void read_record(bool write_back)
+static void read_record(bool may_give_back)
 {
-    ask((struct pair_effect){.type = PX_READ, .write_back = write_back});
+    w.may_give_back = may_give_back;
+    ask((struct pair_effect){.type = PX_READ});
 }
 
 static void change(uint64_t from, const struct record *to)
@@ -408,6 +419,31 @@ START_TEST(an_emptied_etcd_is_no_new_pair)
 }
 END_TEST
 
+/* Between two tries the other node may have taken over, by what the first one gave back, and etcd
+ * have been emptied once more. */
+START_TEST(leave_to_give_back_is_asked_for_when_it_is_used)
+{
+    struct record now = record(4, 4, 12);
+    there(9, 1, &now);
+    read_record(false);
+    serve();
+    ck_assert_uint_eq(w.asked_for_leave, 0);
+    w.revision = 0;
+    read_record(true);
+    struct etcd_answer a = effect(&w.request);
+    reply(&a);
+    ck_assert_int_eq(w.request.request, ETCD_PUT);
+    ck_assert_uint_eq(w.asked_for_leave, 1);
+    fails_as(ETCD_LOST);
+    w.may_give_back = false;
+    tick(20);
+    serve();
+    assert_result(REG_BEHIND, 12);
+    ck_assert_uint_eq(w.revision, 0);
+    ck_assert_uint_eq(w.asked_for_leave, 2);
+}
+END_TEST
+
 START_TEST(a_lower_epoch_is_followed_in_no_lineage)
 {
     struct record low = record(9, 2, 11), now = record(4, 4, 12);
@@ -513,6 +549,7 @@ int main(void)
     tcase_add_test(t, a_dead_endpoint_costs_one_time_out);
     tcase_add_test(t, a_backup_is_not_followed);
     tcase_add_test(t, an_emptied_etcd_is_no_new_pair);
+    tcase_add_test(t, leave_to_give_back_is_asked_for_when_it_is_used);
     tcase_add_test(t, a_lower_epoch_is_followed_in_no_lineage);
     tcase_add_test(t, an_outcome_waits_for_the_disk);
     tcase_add_test(t, what_was_put_is_seen_while_the_disk_hangs);
