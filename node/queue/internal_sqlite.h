@@ -37,9 +37,11 @@ enum statement {
     ST_RECIPIENT_INSERT,
     ST_RECIPIENT_INSERT_4,
     ST_RECIPIENT_INSERT_16,
-    ST_RECIPIENT_UPDATE,
     ST_RECIPIENT_OUTCOME,
+    ST_RECIPIENT_OUTCOMES,
+    ST_RECIPIENT_UPDATE,
     ST_RECIPIENT_GET,
+    ST_RECIPIENT_AHEAD,
     ST_RECIPIENT_CLASS,
     ST_RECIPIENT_CLASSES,
     ST_RECIPIENT_EACH,
@@ -84,7 +86,14 @@ struct tally {
     bool fresh;  /* all of them were put through this store, in order, when none was there */
     uint32_t n[CLASSES + 1];
 };
-enum { TALLIES = 4096, INSERTS_MAX = 16, INSERTS_BYTES = 16384 };
+/* Recipients on their way to or from SQLite (gather_sqlite.c). */
+enum { TALLIES = 4096, GATHERED_MAX = 16, GATHERED_BYTES = 16384 };
+struct gathered {
+    struct row_recipient row[GATHERED_MAX];
+    int mark[GATHERED_MAX];
+    unsigned n;
+    struct buf text; /* what their slices point to; never grows */
+};
 
 struct store_sqlite {
     struct store base; /* first */
@@ -95,17 +104,19 @@ struct store_sqlite {
     uint64_t counts[CLASSES], saved_counts[CLASSES];
     char *path, *cluster; /* of a writer */
     bool in_transaction, dirty;
-    struct tally *tallies; /* direct-mapped by id */
+    struct tally *tallies;   /* direct-mapped by id */
+    struct gathered inserts; /* new recipients that no statement has written yet: sqlite_flush() */
+    struct gathered
+        outcomes; /* the first of `run` outcomes that say the same; not written, either */
+    unsigned run;
+    struct gathered
+        ahead;         /* recipients as they are, from the one on that get() was last asked for */
+    unsigned ahead_at; /* which of them that is */
+    bool ahead_taken;  /* and it has been changed since */
     struct {
-        struct row_recipient row; /* id 0: none; its slices lie in scratch */
-        enum unmerged_class mark;
-    } seen; /* by the last get() in this transaction */
-    struct {
-        struct row_recipient row[INSERTS_MAX];
-        int mark[INSERTS_MAX];
-        unsigned n;
-        struct buf text; /* what their slices point to; never grows */
-    } inserts;           /* new recipients that no statement has written yet: sqlite_flush() */
+        uint64_t id;
+        uint32_t index;
+    } asked; /* of get() */
     struct {
         bool known;
         int64_t recipient, chunk; /* as SQLite orders ids */
@@ -152,9 +163,25 @@ void sqlite_read_recipient(sqlite3_stmt *st, int at, struct row *out, enum unmer
 void sqlite_read_chunk(sqlite3_stmt *st, struct row *out, enum unmerged_class *mark);
 void sqlite_read_opstate(sqlite3_stmt *st, struct row *out, enum unmerged_class *mark);
 
-/* New recipients gather, since SQLite takes many in one statement for two thirds of the price.
- * Every operation that may look at recipients begins with this. An error ends the transaction. */
+/* gather_sqlite.c. Every operation that may look at recipients begins with this: it writes what has
+ * gathered. An error ends the transaction. */
 int sqlite_flush(struct store_sqlite *x);
+void sqlite_gather_init(struct store_sqlite *x);
+void sqlite_gather_free(struct store_sqlite *x);
+void sqlite_forget_gathered(struct store_sqlite *x); /* written or not */
+/* A recipient that isn't there yet. False: *err, or it is too long for that. */
+bool sqlite_gather_new(struct store_sqlite *x, const struct row_recipient *p, int mark, int *err);
+/* The recipient as get() saw it last in this transaction, if it has not been changed since and p
+ * changes nothing but its outcome; else NULL. */
+const struct row_recipient *sqlite_seen(const struct store_sqlite *x, const struct row_recipient *p,
+                                        int mark);
+int sqlite_gather_outcome(struct store_sqlite *x, const struct row_recipient *p); /* of one seen */
+int sqlite_get_recipient(struct store_sqlite *x, const struct row_recipient *key, struct row *out,
+                         enum unmerged_class *mark);
+/* at: parameters before this row's. */
+void sqlite_bind_recipient(sqlite3_stmt *st, int at, const struct row_recipient *p, int mark);
+/* Its slices are moved into scratch, and so outlive the statement. */
+int sqlite_keep_row(struct store_sqlite *x, struct row *r);
 
 /* rows_sqlite.c and walk_sqlite.c: the operations of store.h. */
 int sqlite_put(struct store *s, const struct row *r, enum unmerged_class unmerged);

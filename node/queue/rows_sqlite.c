@@ -199,128 +199,19 @@ static int put_message(struct store_sqlite *x, const struct row_message *m, int 
     return sqlite_run(st);
 }
 
-/* at: parameters before this row's. */
-static void bind_recipient(sqlite3_stmt *st, int at, const struct row_recipient *p, int mark)
-{
-    sqlite3_bind_int64(st, at + 1, (int64_t)p->id);
-    sqlite3_bind_int64(st, at + 2, p->index);
-    sqlite3_bind_int64(st, at + 3, p->pos.epoch);
-    sqlite3_bind_int64(st, at + 4, (int64_t)p->pos.lsn);
-    sqlite3_bind_int(st, at + 5, mark);
-    sqlite3_bind_int(st, at + 6, p->state);
-    sqlite3_bind_int(st, at + 7, p->held);
-    sqlite3_bind_int(st, at + 8, p->notify);
-    sqlite3_bind_int(st, at + 9, p->in_doubt);
-    sqlite3_bind_int64(st, at + 10, p->attempts);
-    sqlite3_bind_int64(st, at + 11, p->next_ms);
-    sqlite3_bind_int64(st, at + 12, p->last_ms);
-    sqlite3_bind_int(st, at + 13, p->code);
-    sqlite_bind(st, at + 14, p->address);
-    sqlite_bind(st, at + 15, p->domain);
-    sqlite_bind(st, at + 16, p->orcpt);
-    sqlite_bind(st, at + 17, p->enhanced);
-    sqlite_bind(st, at + 18, p->reply);
-    sqlite_bind(st, at + 19, p->remote);
-}
-
-int sqlite_flush(struct store_sqlite *x)
-{
-    static const struct {
-        unsigned n;
-        enum statement id;
-    } by_size[] = {
-        {16, ST_RECIPIENT_INSERT_16}, {4, ST_RECIPIENT_INSERT_4}, {1, ST_RECIPIENT_INSERT}};
-    unsigned done = 0, size = 0;
-    int err = STORE_OK;
-    while (!err && done < x->inserts.n) {
-        while (by_size[size].n > x->inserts.n - done)
-            size++;
-        sqlite3_stmt *st = sqlite_statement(x, by_size[size].id);
-        for (unsigned i = 0; st && i < by_size[size].n; i++, done++)
-            bind_recipient(st, (int)i * RECIPIENT_N, &x->inserts.row[done], x->inserts.mark[done]);
-        err = sqlite_run(st);
-    }
-    x->inserts.n = 0;
-    buf_clear(&x->inserts.text);
-    return err;
-}
-
-/* False: it is too long for that. */
-static bool gather(struct store_sqlite *x, const struct row_recipient *p, int mark, int *err)
-{
-    size_t n = p->address.n + p->domain.n + p->orcpt.n + p->enhanced.n + p->reply.n + p->remote.n;
-    struct buf *text = &x->inserts.text;
-    *err = STORE_OK;
-    if (x->inserts.n == INSERTS_MAX || text->len + n > INSERTS_BYTES)
-        *err = sqlite_flush(x);
-    if (*err || n > INSERTS_BYTES || !buf_reserve(text, INSERTS_BYTES - text->len))
-        return false;
-    struct row_recipient *own = &x->inserts.row[x->inserts.n];
-    *own = *p;
-    struct slice *const fields[] = {&own->address,  &own->domain, &own->orcpt,
-                                    &own->enhanced, &own->reply,  &own->remote};
-    for (unsigned i = 0; i < sizeof fields / sizeof *fields; i++) {
-        size_t at = text->len;
-        buf_append_slice(text, *fields[i]);
-        *fields[i] = slice_of(text->data + at, fields[i]->n);
-    }
-    x->inserts.mark[x->inserts.n++] = mark;
-    return true;
-}
-
-static bool is_seen(const struct store_sqlite *x, const struct row_recipient *p)
-{
-    return x->seen.row.id == p->id && x->seen.row.index == p->index;
-}
-
-/* An attempt that met the row as it stands here, and changed nothing but its outcome? */
-static bool is_outcome(const struct store_sqlite *x, const struct row_recipient *p, int mark)
-{
-    const struct row_recipient *here = &x->seen.row;
-    return is_seen(x, p) && x->seen.mark == (enum unmerged_class)mark && here->held == p->held &&
-           here->in_doubt == p->in_doubt && here->notify == p->notify &&
-           slice_eq(here->address, p->address) && slice_eq(here->domain, p->domain) &&
-           slice_eq(here->orcpt, p->orcpt);
-}
-
-static int update_outcome(struct store_sqlite *x, const struct row_recipient *p)
-{
-    sqlite3_stmt *st = sqlite_statement(x, ST_RECIPIENT_OUTCOME);
-    if (!st)
-        return STORE_IO;
-    sqlite3_bind_int64(st, 1, (int64_t)p->id);
-    sqlite3_bind_int64(st, 2, p->index);
-    sqlite3_bind_int64(st, 3, p->pos.epoch);
-    sqlite3_bind_int64(st, 4, (int64_t)p->pos.lsn);
-    sqlite3_bind_int(st, 5, p->state);
-    sqlite3_bind_int64(st, 6, p->attempts);
-    sqlite3_bind_int64(st, 7, p->next_ms);
-    sqlite3_bind_int64(st, 8, p->last_ms);
-    sqlite3_bind_int(st, 9, p->code);
-    sqlite_bind(st, 10, p->enhanced);
-    sqlite_bind(st, 11, p->reply);
-    sqlite_bind(st, 12, p->remote);
-    return sqlite_run(st);
-}
-
 static int run_recipient(struct store_sqlite *x, enum statement how, const struct row_recipient *p,
                          int mark)
 {
     sqlite3_stmt *st = sqlite_statement(x, how);
     if (!st)
         return STORE_IO;
-    bind_recipient(st, 0, p, mark);
+    sqlite_bind_recipient(st, 0, p, mark);
     return sqlite_run(st);
 }
 
 /* The class it has on disk; CLASSES + 1: it isn't there. */
 static int find_class(struct store_sqlite *x, const struct row_recipient *p, unsigned *class)
 {
-    if (is_seen(x, p)) {
-        const struct row_recipient *here = &x->seen.row;
-        *class = class_of(here->state, here->held, here->in_doubt, here->attempts);
-        return STORE_OK;
-    }
     sqlite3_stmt *st = sqlite_statement(x, ST_RECIPIENT_CLASS);
     if (!st)
         return STORE_IO;
@@ -332,35 +223,46 @@ static int find_class(struct store_sqlite *x, const struct row_recipient *p, uns
     return sqlite_error(rc);
 }
 
+static unsigned row_class(const struct row_recipient *p)
+{
+    return class_of(p->state, p->held, p->in_doubt, p->attempts);
+}
+
+/* here: recipients of its message. from: class it had; CLASSES + 1: it is new. */
+static int insert_or_update(struct store_sqlite *x, const struct row_recipient *p, int mark,
+                            uint32_t here, unsigned *from)
+{
+    int err = sqlite_flush(x);
+    if (!err && p->index >= here) {
+        err = run_recipient(x, ST_RECIPIENT_INSERT, p, mark);
+        if (err || sqlite3_changes(x->db))
+            return err;
+    }
+    if (!err && here)
+        err = find_class(x, p, from);
+    return err ? err
+               : run_recipient(x, *from > CLASSES ? ST_RECIPIENT_INSERT : ST_RECIPIENT_UPDATE, p,
+                               mark);
+}
+
 static int put_recipient(struct store_sqlite *x, const struct row_recipient *p, int mark)
 {
     int err;
     struct tally *t = sqlite_tally(x, p->id, &err);
     if (!t)
         return err;
-    unsigned from = CLASSES + 1; /* not here yet */
+    const struct row_recipient *seen = sqlite_seen(x, p, mark);
+    unsigned from = seen ? row_class(seen) : CLASSES + 1;
     uint32_t here = 0;
     note_id(&x->highest.recipient, p->id);
     for (unsigned i = 0; i <= CLASSES; i++)
         here += t->n[i];
     /* They come in order with their message: whose index is beyond those that are here is new. */
-    bool inserted = t->fresh && p->index == here && gather(x, p, mark, &err);
-    t->fresh = inserted;
-    if (!err && !inserted)
-        err = sqlite_flush(x);
-    if (!err && !inserted && p->index >= here) {
-        err = run_recipient(x, ST_RECIPIENT_INSERT, p, mark);
-        inserted = !err && sqlite3_changes(x->db);
-    }
-    if (!err && !inserted && here)
-        err = find_class(x, p, &from);
-    if (!err && !inserted && is_outcome(x, p, mark))
-        err = update_outcome(x, p);
-    else if (!err && !inserted)
-        err = run_recipient(x, from > CLASSES ? ST_RECIPIENT_INSERT : ST_RECIPIENT_UPDATE, p, mark);
-    x->seen.row.id = 0;
+    t->fresh = t->fresh && p->index == here && sqlite_gather_new(x, p, mark, &err);
+    if (!err && !t->fresh)
+        err = seen ? sqlite_gather_outcome(x, p) : insert_or_update(x, p, mark, here, &from);
     if (!err)
-        move(x, t, from, class_of(p->state, p->held, p->in_doubt, p->attempts));
+        move(x, t, from, row_class(p));
     return err;
 }
 
@@ -520,7 +422,7 @@ static int keep(struct store_sqlite *x, struct slice *const *fields, unsigned n)
     return STORE_OK;
 }
 
-static int keep_row(struct store_sqlite *x, struct row *r)
+int sqlite_keep_row(struct store_sqlite *x, struct row *r)
 {
     struct row_message *m = &r->message;
     struct row_recipient *p = &r->recipient;
@@ -545,10 +447,8 @@ static int keep_row(struct store_sqlite *x, struct row *r)
 
 static sqlite3_stmt *find(struct store_sqlite *x, const struct row *key)
 {
-    static const enum statement by_type[] = {[ROW_MESSAGE] = ST_MESSAGE_GET,
-                                             [ROW_RECIPIENT] = ST_RECIPIENT_GET,
-                                             [ROW_CHUNK] = ST_CHUNK_GET,
-                                             [ROW_OPSTATE] = ST_OPSTATE_GET};
+    static const enum statement by_type[] = {
+        [ROW_MESSAGE] = ST_MESSAGE_GET, [ROW_CHUNK] = ST_CHUNK_GET, [ROW_OPSTATE] = ST_OPSTATE_GET};
     sqlite3_stmt *st = sqlite_statement(x, by_type[key->type]);
     if (!st)
         return NULL;
@@ -557,9 +457,8 @@ static sqlite3_stmt *find(struct store_sqlite *x, const struct row *key)
     else if (key->type == ROW_OPSTATE)
         sqlite_bind(st, 1, key->opstate.key);
     else {
-        bool chunk = key->type == ROW_CHUNK;
-        sqlite3_bind_int64(st, 1, (int64_t)(chunk ? key->chunk.id : key->recipient.id));
-        sqlite3_bind_int64(st, 2, chunk ? key->chunk.index : key->recipient.index);
+        sqlite3_bind_int64(st, 1, (int64_t)key->chunk.id);
+        sqlite3_bind_int64(st, 2, key->chunk.index);
     }
     return st;
 }
@@ -569,30 +468,20 @@ int sqlite_get(struct store *s, const struct row *key, struct row *out,
 {
     struct store_sqlite *x = sqlite_of(s);
     enum row_type type = key->type;
-    int err = type == ROW_RECIPIENT ? sqlite_flush(x) : STORE_OK;
-    if (err)
-        return err;
+    if (type == ROW_RECIPIENT)
+        return sqlite_get_recipient(x, &key->recipient, out, unmerged);
     sqlite3_stmt *st = find(x, key);
     if (!st)
         return STORE_IO;
-    int rc = sqlite3_step(st);
-    err = sqlite_error(rc);
+    int rc = sqlite3_step(st), err = sqlite_error(rc);
     if (rc == SQLITE_ROW) {
         if (type == ROW_MESSAGE)
             sqlite_read_message(st, 0, true, out, unmerged);
-        else if (type == ROW_RECIPIENT)
-            sqlite_read_recipient(st, 0, out, unmerged);
         else if (type == ROW_CHUNK)
             sqlite_read_chunk(st, out, unmerged);
         else
             sqlite_read_opstate(st, out, unmerged);
-        err = keep_row(x, out);
-        /* What is looked at is changed next, as a rule (an outcome meets what is here). */
-        x->seen.row.id = 0;
-        if (!err && type == ROW_RECIPIENT) {
-            x->seen.row = out->recipient;
-            x->seen.mark = *unmerged;
-        }
+        err = sqlite_keep_row(x, out);
     } else if (!err) {
         err = STORE_NOT_FOUND;
     }
@@ -647,7 +536,6 @@ int sqlite_unmark(struct store *s, const struct row *key)
     sqlite3_stmt *st = sqlite_statement(x, by_type[key->type]);
     if (!st)
         return STORE_IO;
-    x->seen.row.id = 0;
     sqlite3_bind_int(st, 2, UNMERGED_NONE);
     if (key->type == ROW_OPSTATE)
         sqlite_bind(st, 1, key->opstate.key);

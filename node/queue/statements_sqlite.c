@@ -70,7 +70,12 @@ static const char *const text[STATEMENTS] = {
     [ST_RECIPIENT_OUTCOME] =
         "UPDATE recipient SET epoch=?3,lsn=?4,state=?5,attempts=?6,next_ms=?7,last_ms=?8,code=?9,"
         "enhanced=?10,reply=?11,remote=?12 WHERE id=?1 AND idx=?2",
+    [ST_RECIPIENT_OUTCOMES] =
+        "UPDATE recipient SET epoch=?3,lsn=?4+idx-?2,state=?5,attempts=?6,next_ms=?7,last_ms=?8,"
+        "code=?9,enhanced=?10,reply=?11,remote=?12 WHERE id=?1 AND idx>=?2 AND idx<=?13",
     [ST_RECIPIENT_GET] = "SELECT " RECIPIENT_COLUMNS " FROM recipient WHERE id=?1 AND idx=?2",
+    [ST_RECIPIENT_AHEAD] =
+        "SELECT " RECIPIENT_COLUMNS " FROM recipient WHERE id=?1 AND idx>=?2 ORDER BY idx LIMIT 16",
     [ST_RECIPIENT_CLASS] =
         "SELECT state,held,in_doubt,attempts FROM recipient WHERE id=?1 AND idx=?2",
     [ST_RECIPIENT_CLASSES] = "SELECT state,held,in_doubt,attempts FROM recipient WHERE id=?1",
@@ -135,17 +140,26 @@ static const char *const text[STATEMENTS] = {
                        "ORDER BY next_ms LIMIT ?2",
 };
 
-/* Of recipients, but for inserting new ones. */
+/* May it look at recipients that have gathered? */
 static bool is_about_recipients(enum statement id)
 {
-    return (id > ST_RECIPIENT_INSERT_16 && id <= ST_RECIPIENT_DELETE && id != ST_HIGHEST) ||
+    return (id > ST_RECIPIENT_OUTCOMES && id <= ST_RECIPIENT_DELETE && id != ST_HIGHEST) ||
            (id >= ST_DOMAIN_NEXT && id != ST_BODY_INLINE);
+}
+
+/* Or change what has been read ahead? */
+static bool changes_recipients(enum statement id)
+{
+    return id == ST_RECIPIENT_UPDATE || id == ST_RECIPIENT_MARK || id == ST_RECIPIENT_TAKEN ||
+           id == ST_RECIPIENT_DELETE;
 }
 
 sqlite3_stmt *sqlite_statement(struct store_sqlite *x, enum statement id)
 {
     assert(id < STATEMENTS && text[id]);
-    assert(!x->inserts.n || !is_about_recipients(id));
+    assert((!x->inserts.n && !x->run) || !is_about_recipients(id));
+    if (changes_recipients(id))
+        x->ahead.n = 0;
     if (!x->st[id] && sqlite3_prepare_v3(x->db, text[id], -1, SQLITE_PREPARE_PERSISTENT, &x->st[id],
                                          NULL) != SQLITE_OK)
         log_error("storage.statement", "error=\"%s\" sql=\"%s\"", sqlite3_errmsg(x->db), text[id]);

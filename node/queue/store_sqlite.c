@@ -167,7 +167,7 @@ static int begin(struct store *s)
     if (err)
         return err;
     x->in_transaction = true;
-    x->seen.row.id = 0;
+    sqlite_forget_gathered(x);
     if (writer) {
         x->saved_meta = x->meta;
         memcpy(x->saved_counts, x->counts, sizeof x->counts);
@@ -188,7 +188,7 @@ static void rollback(struct store *s)
     if (!x->in_transaction)
         return;
     x->in_transaction = false;
-    x->inserts.n = 0;
+    sqlite_forget_gathered(x);
     if (!sqlite3_get_autocommit(x->db)) /* some errors have ended it already */
         sqlite_run(sqlite_statement(x, ST_ROLLBACK));
     if (x->lock_fd < 0)
@@ -221,7 +221,7 @@ static int wipe(struct store *s, const struct store_id *fresh)
 {
     struct store_sqlite *x = sqlite_of(s);
     assert(x->in_transaction);
-    x->inserts.n = 0;
+    sqlite_forget_gathered(x);
     int rc = sqlite3_exec(x->db,
                           "DELETE FROM message;DELETE FROM recipient;DELETE FROM chunk;"
                           "DELETE FROM opstate",
@@ -519,7 +519,7 @@ static struct store_sqlite *make(void)
     x->base.ops = &operations;
     x->lock_fd = x->fd = -1;
     buf_init(&x->scratch, SCRATCH_MAX);
-    buf_init(&x->inserts.text, INSERTS_BYTES);
+    sqlite_gather_init(x);
     buf_init(&x->encoded, 65536);
     x->tallies = xcalloc(TALLIES, sizeof *x->tallies);
     return x;
@@ -645,7 +645,7 @@ void store_sqlite_close(struct store *s)
         close(x->lock_fd);
     free(x->tallies);
     buf_free(&x->scratch);
-    buf_free(&x->inserts.text);
+    sqlite_gather_free(x);
     buf_free(&x->encoded);
     free(x);
 }

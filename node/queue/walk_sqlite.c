@@ -241,7 +241,6 @@ int sqlite_mark_unmerged(struct store *s, struct pos shared, classify_fn classif
 {
     struct store_sqlite *x = sqlite_of(s);
     static_assert(UNMERGED_QUEUED == 1 && UNMERGED_TAKEN == 3, "as the statement says");
-    x->seen.row.id = 0;
     int err = sqlite_flush(x);
     if (!err)
         err = readable(x, sqlite_run(sqlite_statement(x, ST_RECIPIENT_TAKEN)));
@@ -423,7 +422,6 @@ static int forget_message(struct store_sqlite *x, const struct tombstone *t)
     int err = sqlite_forget(x, t->id);
     if (!err)
         err = delete_by_id(x, ST_RECIPIENT_DELETE, t->id);
-    x->seen.row.id = 0;
     if (!err)
         err = delete_by_id(x, ST_CHUNK_DELETE, t->id);
     if (!err)

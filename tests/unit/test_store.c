@@ -127,41 +127,68 @@ static void put_whole(struct store *s, uint64_t id, uint64_t *lsn)
 }
 
 /* What comes of an attempt; at times an operator's word with it. */
-static void put_outcome(struct store *s, uint64_t id, uint64_t *lsn, struct buf *answers)
+static void put_outcome(struct store *s, uint64_t id, uint32_t index, uint64_t *lsn,
+                        struct buf *answers)
 {
-    struct row key = support_recipient(id, rnd(20), RCPT_QUEUED), r;
+    struct row key = support_recipient(id, index, RCPT_QUEUED), r;
     enum unmerged_class mark;
     int err = s->ops->get(s, &key, &r, &mark);
     wire_put_u8(answers, (uint8_t)err);
     if (err)
         return;
-    r.recipient.state = rnd(2) ? RCPT_DELIVERED : RCPT_QUEUED;
+    add_encoded(answers, &r, mark);
+    if (rnd(20) == 0)
+        return; /* it was only looked at */
+    r.recipient.state = rnd(10) ? RCPT_DELIVERED : RCPT_QUEUED;
     r.recipient.attempts++;
-    r.recipient.next_ms += 1000;
+    r.recipient.next_ms = rnd(20) ? 2000 : 3000;
     r.recipient.last_ms = 77;
     r.recipient.code = 250;
     r.recipient.enhanced = SLICE_LIT("2.0.0");
-    r.recipient.reply = SLICE_LIT("250 taken");
+    r.recipient.reply = rnd(20) ? SLICE_LIT("250 taken") : SLICE_LIT("250 you again?");
     r.recipient.remote = SLICE_LIT("192.0.2.1");
-    if (rnd(4) == 0)
+    if (rnd(20) == 0)
         r.recipient.held ^= HELD_OPERATOR;
     if (mark != UNMERGED_NONE && rnd(2))
         ck_assert_int_eq(s->ops->unmark(s, &key), STORE_OK);
     row_set_pos(&r, (struct pos){3, (*lsn)++});
-    ck_assert_int_eq(s->ops->put(s, &r, rnd(6) ? mark : UNMERGED_QUEUED), STORE_OK);
+    ck_assert_int_eq(s->ops->put(s, &r, rnd(20) ? mark : UNMERGED_QUEUED), STORE_OK);
+    if (rnd(20) == 0) { /* looked at once more, or changed once more */
+        ck_assert_int_eq(s->ops->get(s, &key, &r, &mark), STORE_OK);
+        add_encoded(answers, &r, mark);
+    }
+}
+
+static void operate(struct store *s, uint64_t *lsn, struct buf *answers);
+
+/* Of one message's recipients, one after the other, as an attempt brings them; at times one is left
+ * out, or something comes in between. */
+static void put_outcomes(struct store *s, uint64_t id, uint64_t *lsn, struct buf *answers)
+{
+    uint32_t index = rnd(10), end = index + rnd(40);
+    for (; index < end; index++) {
+        if (rnd(30) == 0)
+            operate(s, lsn, answers);
+        if (rnd(30))
+            put_outcome(s, id, index, lsn, answers);
+    }
 }
 
 /* One random operation on s; its answers go to `answers`. */
 static void operate(struct store *s, uint64_t *lsn, struct buf *answers)
 {
-    unsigned what = rnd(24);
+    unsigned what = rnd(26);
+    if (what >= 24) {
+        put_outcomes(s, whole_id, lsn, answers);
+        return;
+    }
     if (what >= 22) {
         whole_id = MESSAGE_ID(6, *lsn);
         put_whole(s, whole_id, lsn);
         return;
     }
     if (what >= 20) {
-        put_outcome(s, whole_id, lsn, answers);
+        put_outcome(s, whole_id, rnd(20), lsn, answers);
         return;
     }
     struct row r = random_row(lsn), out;
