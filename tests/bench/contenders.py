@@ -36,7 +36,7 @@ class Contender:
         os.makedirs(folder, exist_ok=True)
         d = Disk(folder, prefix, power=False)
         os.chmod(d.control, 0o666)
-        d.slow(self.options.flush_ms)
+        d.order(flush_ms=self.options.flush_ms, mb_s=self.options.disk_mb_s)
         self.disks.append(d)
         return d
 

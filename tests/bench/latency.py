@@ -11,7 +11,6 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(
 from pair import BUILD, Failure  # noqa: E402
 
 CLIENTS = 50
-SECONDS = 4
 
 
 def percentile(values, p):
@@ -19,10 +18,11 @@ def percentile(values, p):
     return values[min(len(values) - 1, int(len(values) * p))]
 
 
-def measure(address, rate, size):
+def measure(address, rate, size, seconds):
     """(p50, p99) in ms, of all clients together at that rate."""
     client = subprocess.run([os.path.join(BUILD, "tests", "latency"), address[0], str(address[1]), str(CLIENTS),
-                             str(max(1, int(rate))), str(SECONDS), str(size)], capture_output=True, text=True, timeout=120)
+                             str(max(1, int(rate))), str(seconds), str(size)], capture_output=True, text=True,
+                            timeout=120 + seconds)
     if client.returncode:
         raise Failure(client.stderr.strip())
     seen = json.loads(client.stdout)

@@ -12,8 +12,9 @@ BUILD = os.environ.get("BATON_BUILD", os.path.join(
     os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "build"))
 SHIM = os.path.join(BUILD, "tests", "disk_shim.so")
 
-FIELDS = ("flush_ms", "stall", "write_errno", "write_count", "sync_errno", "sync_count",
+FIELDS = ("flush_ms", "mb_s", "stall", "write_errno", "write_count", "sync_errno", "sync_count",
           "writes", "syncs", "failed", "stalled")
+CONTROL_BYTES = 56
 ALWAYS = 0xFFFFFFFF
 RECORD = struct.Struct("=IIQQQQ")
 CONTENT, SYNCED, CREATED, RENAMED, UNLINKED, NAMES_SYNCED = range(1, 7)
@@ -27,7 +28,7 @@ class Disk:
         self.journal = os.path.join(dir_, "disk.undo")
         self.directory = os.path.dirname(prefix)
         with open(self.control, "wb") as f:
-            f.write(bytes(4 * len(FIELDS)))
+            f.write(bytes(CONTROL_BYTES))
         self.env = {"LD_PRELOAD": SHIM, "DISK_SHIM_PREFIX": prefix, "DISK_SHIM_CONTROL": self.control}
         if power:
             self.env["DISK_SHIM_JOURNAL"] = self.journal
@@ -58,7 +59,7 @@ class Disk:
         self.order(sync_errno=error, sync_count=count)
 
     def heal(self):
-        self.order(flush_ms=0, stall=0, write_count=0, sync_count=0)
+        self.order(flush_ms=0, mb_s=0, stall=0, write_count=0, sync_count=0)
 
     # --- power ---
 

@@ -4,6 +4,10 @@
  *   DISK_SHIM_CONTROL   the control file (disk_shim.h), mapped: orders take effect at once
  *   DISK_SHIM_JOURNAL   optional: the undo journal, for power loss
  *
+ * Slow (mb_s): what a file was written since its last flush goes to the disk with the next one, or
+ * with a sync_file_range, behind all that was sent there before, of any process; a flush waits for
+ * it.
+ *
  * Power loss: SIGKILL leaves everything in the kernel's cache, so a kill alone shows nothing.
  * Before each change the shim writes down how to take it back, and forgets that once an fsync or
  * fdatasync of the file has succeeded (for names: an fsync of the directory). After a SIGKILL
@@ -52,6 +56,7 @@ static struct {
     unsigned char kind[FDS];
     struct inode inodes[INODES];
     unsigned n_inodes;
+    _Atomic uint64_t dirty[256]; /* bytes, by inode */
 } shim = {.lock = PTHREAD_MUTEX_INITIALIZER, .journal = -1};
 
 static struct {
@@ -64,6 +69,7 @@ static struct {
     ssize_t (*pwritev)(int, const struct iovec *, int, off_t);
     int (*fsync)(int);
     int (*fdatasync)(int);
+    int (*sync_file_range)(int, off_t, off_t, unsigned);
     int (*ftruncate)(int, off_t);
     int (*fallocate)(int, int, off_t, off_t);
     int (*posix_fallocate)(int, off_t, off_t);
@@ -124,6 +130,7 @@ __attribute__((constructor)) static void begin(void)
     find("pwritev", &real.pwritev);
     find("fsync", &real.fsync);
     find("fdatasync", &real.fdatasync);
+    find("sync_file_range", &real.sync_file_range);
     find("ftruncate", &real.ftruncate);
     find("fallocate", &real.fallocate);
     find("posix_fallocate", &real.posix_fallocate);
@@ -331,6 +338,51 @@ static enum fd_kind kind_of(int fd)
     return fd >= 0 && fd < FDS ? (enum fd_kind)shim.kind[fd] : FD_OTHER;
 }
 
+/* Where bytes of that file are counted which no flush has sent to the disk; NULL: they aren't. */
+static _Atomic uint64_t *dirty_of(int fd)
+{
+    struct stat st;
+    if (!shim.control->mb_s || fstat(fd, &st) < 0)
+        return NULL;
+    return &shim.dirty[st.st_ino % (sizeof shim.dirty / sizeof shim.dirty[0])];
+}
+
+static void written(int fd, size_t n)
+{
+    _Atomic uint64_t *dirty = dirty_of(fd);
+    if (dirty)
+        *dirty += n;
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* What was written to it goes to the disk now. Returns when all of that will be there, 0: is. */
+static uint64_t sent_until(int fd)
+{
+    _Atomic uint64_t *dirty = dirty_of(fd);
+    uint64_t bytes = dirty ? __atomic_exchange_n((uint64_t *)dirty, 0, __ATOMIC_RELAXED) : 0;
+    volatile uint64_t *busy = &shim.control->busy_until_ns;
+    uint64_t was = *busy, until, now = now_ns();
+    do
+        until = (was > now ? was : now) + (bytes ? bytes * 1000 / shim.control->mb_s : 0);
+    while (bytes && !__atomic_compare_exchange_n(busy, &was, until, false, __ATOMIC_RELAXED,
+                                                 __ATOMIC_RELAXED));
+    return dirty ? until : 0;
+}
+
+static void wait_until(uint64_t ns)
+{
+    const struct timespec t = {.tv_sec = (time_t)(ns / 1000000000u),
+                               .tv_nsec = (long)(ns % 1000000000u)};
+    while (ns && clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL) == EINTR)
+        ;
+}
+
 /* Before a write: it may hang, and fail. With the lock held if it returns true. */
 static bool may_write(void)
 {
@@ -441,6 +493,7 @@ ssize_t write(int fd, const void *p, size_t n)
     if (!may_write())
         return -1;
     keep_content(fd, place_of(fd), n);
+    written(fd, n);
     WITH_LOCK_HELD(ssize_t, real.write(fd, p, n));
 }
 
@@ -452,6 +505,7 @@ ssize_t writev(int fd, const struct iovec *v, int n)
     if (!may_write())
         return -1;
     keep_content(fd, place_of(fd), bytes_of(v, n));
+    written(fd, bytes_of(v, n));
     WITH_LOCK_HELD(ssize_t, real.writev(fd, v, n));
 }
 
@@ -463,6 +517,7 @@ ssize_t pwrite(int fd, const void *p, size_t n, off_t offset)
     if (!may_write())
         return -1;
     keep_content(fd, offset, n);
+    written(fd, n);
     WITH_LOCK_HELD(ssize_t, real.pwrite(fd, p, n, offset));
 }
 
@@ -474,6 +529,7 @@ ssize_t pwritev(int fd, const struct iovec *v, int n, off_t offset)
     if (!may_write())
         return -1;
     keep_content(fd, offset, bytes_of(v, n));
+    written(fd, bytes_of(v, n));
     WITH_LOCK_HELD(ssize_t, real.pwritev(fd, v, n, offset));
 }
 
@@ -543,6 +599,7 @@ static int flush(int fd, int (*really)(int))
     __atomic_fetch_add(&shim.control->syncs, 1, __ATOMIC_RELAXED); /* of several processes */
     int e = failure(&shim.control->sync_errno, &shim.control->sync_count);
     pthread_mutex_unlock(&shim.lock);
+    wait_until(sent_until(fd));
     uint32_t ms = shim.control->flush_ms;
     const struct timespec slow = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000l};
     if (ms)
@@ -566,6 +623,14 @@ int fdatasync(int fd)
 {
     begin();
     return flush(fd, real.fdatasync);
+}
+
+int sync_file_range(int fd, off_t offset, off_t n, unsigned flags)
+{
+    begin();
+    if (kind_of(fd) == FD_FILE && (flags & SYNC_FILE_RANGE_WRITE))
+        (void)sent_until(fd);
+    return real.sync_file_range(fd, offset, n, flags);
 }
 
 /* ---- names ---- */
