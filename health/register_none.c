@@ -41,7 +41,7 @@ struct judge {
     uint64_t ok_at[JUDGE_PROBES_MAX];
     bool last_ok[JUDGE_PROBES_MAX];
     /* the fence command */
-    bool fencing, fence_ending, fenced, fence_failed; /* the last two: about this silence */
+    bool fencing, fenced, fence_failed; /* the last two: about this silence */
     uint64_t fence_begun, fence_ended;
     enum fence_state fence_shown;
     enum judgement told;
@@ -129,7 +129,7 @@ static bool fence_settled(struct judge *j, uint64_t not_before, uint64_t now)
     if (j->fence_failed && !silent_for(j->fence_ended, MS(FENCE_AGAIN_MS), now))
         return false;
     j->fencing = true;
-    j->fence_ending = j->fence_failed = false;
+    j->fence_failed = false;
     j->fence_begun = now;
     j->fence_shown = FENCE_RUNS;
     say(j, false, "the other node is silent and a probe answers: the fence command is run");
@@ -237,10 +237,9 @@ void judge_heard(struct judge *j, uint64_t now_ns)
 {
     j->heard = now_ns;
     j->fenced = j->fence_failed = false; /* whatever comes next is another silence */
-    if (!j->fencing || j->fence_ending)
+    if (!j->fencing)
         return;
     /* It may take as long as it likes to come through, and would shoot a node that is well. */
-    j->fence_ending = true;
     struct judge_fx fx = {.type = JUDGE_FX_FENCE_END};
     j->emit(j->ctx, &fx);
 }

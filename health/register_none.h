@@ -28,7 +28,8 @@
  * standby would go on sending what a standby that shoots it then sends again. The standby's waits
  * FENCE_DELAY_MS more, so that two don't shoot each other. A primary whose command failed goes on
  * all the same, by the probe: it holds all the mail, and doubling is better than standing still; a
- * standby doesn't. A command under way is ended when the other node is heard. */
+ * standby doesn't. A command under way is ended when the other node is heard; the next
+ * silence is another one, and has a command of its own. */
 #ifndef BATON_HEALTH_REGISTER_NONE_H
 #define BATON_HEALTH_REGISTER_NONE_H
 
@@ -79,7 +80,7 @@ void judge_begin(struct judge *j, enum warrant warrant, uint64_t now_ns);
 void judge_end(struct judge *j);
 /* What the register sent to WITNESS. Never answered from within. */
 void judge_ask(struct judge *j, const struct register_msg *m);
-/* A proven sign of life of the other node. */
+/* A proven sign of life of the other node. May emit FENCE_END, each time while a command runs. */
 void judge_heard(struct judge *j, uint64_t now_ns);
 /* The other node sent m: its own answer to what was asked silences the judgement. */
 void judge_received(struct judge *j, const struct register_msg *m, uint64_t now_ns);

@@ -123,6 +123,16 @@ static void kill_hook(struct helper *h, const char *why)
     h->killed = why;
 }
 
+static const char ended[] = "its grounds are gone";
+
+/* By order: what waits behind a command that can't die at once isn't run, either. */
+static void kill_all(struct helper *h)
+{
+    h->queued = 0;
+    if (h->child && !h->killed)
+        kill_hook(h, ended);
+}
+
 static void reap(struct helper *h)
 {
     int status;
@@ -131,8 +141,8 @@ static void reap(struct helper *h)
     unsigned ms = (unsigned)((clock_boot_ns() - h->started_ns) / 1000000);
     const char *name = hook_names[h->current.which];
     if (h->killed)
-        log_error("hook.killed", "hook=%s epoch=%u after_ms=%u why=\"%s\"", name, h->current.epoch,
-                  ms, h->killed);
+        log_event(h->killed == ended ? LOG_WARN_ : LOG_ERROR_, "hook.killed",
+                  "hook=%s epoch=%u after_ms=%u why=\"%s\"", name, h->current.epoch, ms, h->killed);
     else if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
         log_info("hook.done", "hook=%s epoch=%u took_ms=%u", name, h->current.epoch, ms);
     else if (WIFEXITED(status))
@@ -161,8 +171,8 @@ static bool take_request(struct helper *h)
         return true;
     if (which == FAREWELL)
         h->farewell = true;
-    else if (which == KILL && h->child && !h->killed)
-        kill_hook(h, "its grounds are gone");
+    else if (which == KILL)
+        kill_all(h);
     else if (which < HOOKS && h->command[which])
         h->queue[h->queued++] = (struct request){(enum hook)which, epoch};
     return true;

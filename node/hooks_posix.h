@@ -19,8 +19,8 @@ struct hooks *hooks_start(const struct config *c, unsigned limit_ms, char *err, 
  * BATON_ROLE (primary or standby; not for a fence command) and BATON_PEER (the other node) in its
  * environment and the hook's name as its argument. */
 void hooks_run(struct hooks *h, enum hook which, uint32_t epoch);
-/* Kills the command that runs now, if one does, with its process group. Any thread; never blocks.
- */
+/* Kills the command that runs now with its process group, and forgets those that wait. Any thread;
+ * never blocks. */
 void hooks_kill(struct hooks *h);
 /* Has a fence command ended since the last call? *ok: with exit 0, within its time limit. One
  * thread; never blocks. */

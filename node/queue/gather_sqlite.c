@@ -3,7 +3,10 @@
  * neighbours with the same outcome gather here, and neighbours are read ahead. */
 #include <assert.h>
 
+#include "node/base/log.h"
 #include "node/queue/internal_sqlite.h"
+
+static_assert(GATHERED_MAX == 16, "as the statements have it");
 
 static bool same_row(const struct row_recipient *p, const struct row_recipient *q)
 {
@@ -16,8 +19,8 @@ static void clear(struct gathered *g)
     buf_clear(&g->text);
 }
 
-/* Copies p. False: no room for it; in an empty one: it is too long for this. */
-static bool keep(struct gathered *g, const struct row_recipient *p, int mark)
+/* Copies p. False: no room for it. In an empty one there always is, for what row_decode() takes. */
+static bool add(struct gathered *g, const struct row_recipient *p, int mark)
 {
     size_t n = p->address.n + p->domain.n + p->orcpt.n + p->enhanced.n + p->reply.n + p->remote.n;
     struct buf *text = &g->text;
@@ -53,6 +56,7 @@ void sqlite_gather_free(struct store_sqlite *x)
 
 void sqlite_forget_gathered(struct store_sqlite *x)
 {
+    x->failed = STORE_OK;
     clear(&x->inserts);
     clear(&x->outcomes);
     clear(&x->ahead);
@@ -106,13 +110,12 @@ static int flush_inserts(struct store_sqlite *x)
     return err;
 }
 
-bool sqlite_gather_new(struct store_sqlite *x, const struct row_recipient *p, int mark, int *err)
+int sqlite_gather_new(struct store_sqlite *x, const struct row_recipient *p, int mark)
 {
-    *err = STORE_OK;
-    if (keep(&x->inserts, p, mark))
-        return true;
-    *err = flush_inserts(x);
-    return !*err && keep(&x->inserts, p, mark);
+    if (add(&x->inserts, p, mark))
+        return STORE_OK;
+    int err = sqlite_flush(x);
+    return err || add(&x->inserts, p, mark) ? err : STORE_CORRUPT;
 }
 
 /* ---- outcomes ---- */
@@ -138,7 +141,11 @@ static int update_outcomes(struct store_sqlite *x, const struct row_recipient *p
     if (n > 1)
         sqlite3_bind_int64(st, 13, p->index + (int64_t)n - 1);
     int err = sqlite_run(st);
-    return err || (unsigned)sqlite3_changes(x->db) == n ? err : STORE_CORRUPT;
+    if (err || (unsigned)sqlite3_changes(x->db) == n)
+        return err;
+    log_error("storage.outcomes", "id=%016llx index=%u recipients=%u changed=%d",
+              (unsigned long long)p->id, p->index, n, sqlite3_changes(x->db));
+    return STORE_CORRUPT;
 }
 
 static int flush_outcomes(struct store_sqlite *x)
@@ -169,32 +176,45 @@ int sqlite_gather_outcome(struct store_sqlite *x, const struct row_recipient *p)
         x->run++;
         return STORE_OK;
     }
-    int err = flush_outcomes(x);
-    if (err)
-        return err;
-    if (!keep(&x->outcomes, p, 0))
-        return update_outcomes(x, p, 1);
-    x->run = 1;
-    return STORE_OK;
+    int err = sqlite_flush(x);
+    if (!err && !add(&x->outcomes, p, 0))
+        err = STORE_CORRUPT;
+    x->run = !err;
+    return err;
 }
 
 int sqlite_flush(struct store_sqlite *x)
 {
-    int err = flush_outcomes(x);
-    return err ? err : flush_inserts(x);
+    if (!x->failed)
+        x->failed = flush_outcomes(x);
+    if (!x->failed)
+        x->failed = flush_inserts(x);
+    return x->failed;
 }
 
 /* ---- reading ahead ---- */
+
+static bool is_at(const struct store_sqlite *x, const struct row_recipient *p)
+{
+    return x->ahead_at < x->ahead.n && same_row(&x->ahead.row[x->ahead_at], p);
+}
+
+void sqlite_changes(struct store_sqlite *x, const struct row_recipient *p)
+{
+    if (is_at(x, p))
+        x->ahead_taken = true;
+    else
+        clear(&x->ahead);
+}
 
 const struct row_recipient *sqlite_seen(const struct store_sqlite *x, const struct row_recipient *p,
                                         int mark)
 {
     const struct row_recipient *here = &x->ahead.row[x->ahead_at];
-    bool outcome = x->ahead_at < x->ahead.n && !x->ahead_taken && same_row(here, p) &&
-                   x->ahead.mark[x->ahead_at] == mark && here->held == p->held &&
-                   here->in_doubt == p->in_doubt && here->notify == p->notify &&
-                   slice_eq(here->address, p->address) && slice_eq(here->domain, p->domain) &&
-                   slice_eq(here->orcpt, p->orcpt);
+    bool outcome = is_at(x, p) && !x->ahead_taken && x->ahead.mark[x->ahead_at] == mark &&
+                   here->held == p->held && here->in_doubt == p->in_doubt &&
+                   here->notify == p->notify && slice_eq(here->address, p->address) &&
+                   slice_eq(here->domain, p->domain) && slice_eq(here->orcpt, p->orcpt);
     return outcome ? here : NULL;
 }
 
@@ -223,29 +243,29 @@ static int read_ahead(struct store_sqlite *x, const struct row_recipient *key, s
         return STORE_IO;
     sqlite3_bind_int64(st, 1, (int64_t)key->id);
     sqlite3_bind_int64(st, 2, key->index);
-    int rc, err = STORE_NOT_FOUND;
     struct row row;
     enum unmerged_class row_mark;
-    while ((rc = sqlite3_step(st)) == SQLITE_ROW) {
+    int rc;
+    bool room = true;
+    while (room && (rc = sqlite3_step(st)) == SQLITE_ROW) {
         sqlite_read_recipient(st, 0, &row, &row_mark);
-        bool kept = keep(&x->ahead, &row.recipient, (int)row_mark);
-        if (err == STORE_NOT_FOUND && same_row(&row.recipient, key)) {
-            *out = row;
-            *mark = row_mark;
-            err = kept ? STORE_OK : sqlite_keep_row(x, out);
-        }
-        if (!kept)
-            break;
+        room = add(&x->ahead, &row.recipient, (int)row_mark);
     }
-    if (err == STORE_OK && x->ahead.n)
-        out->recipient = x->ahead.row[0];
     sqlite3_reset(st);
-    return sqlite_error(rc) ? sqlite_error(rc) : err;
+    if (is_at(x, key)) { /* whatever is the matter with those behind it */
+        *out = (struct row){.type = ROW_RECIPIENT, .recipient = x->ahead.row[0]};
+        *mark = (enum unmerged_class)x->ahead.mark[0];
+        return STORE_OK;
+    }
+    if (!room && x->ahead.n == 0)
+        return STORE_CORRUPT; /* it is longer than any can be */
+    return sqlite_error(rc) ? sqlite_error(rc) : STORE_NOT_FOUND;
 }
 
 int sqlite_get_recipient(struct store_sqlite *x, const struct row_recipient *key, struct row *out,
                          enum unmerged_class *mark)
 {
+    assert(x->in_transaction || x->lock_fd >= 0); /* else nothing here ends with the snapshot */
     int err = STORE_OK;
     if (is_at_hand(x, key)) {
         *out = (struct row){.type = ROW_RECIPIENT, .recipient = x->ahead.row[x->ahead_at]};

@@ -104,15 +104,17 @@ struct store_sqlite {
     uint64_t counts[CLASSES], saved_counts[CLASSES];
     char *path, *cluster; /* of a writer */
     bool in_transaction, dirty;
-    struct tally *tallies;   /* direct-mapped by id */
-    struct gathered inserts; /* new recipients that no statement has written yet: sqlite_flush() */
-    struct gathered
-        outcomes; /* the first of `run` outcomes that say the same; not written, either */
+    struct tally *tallies; /* direct-mapped by id */
+    /* New recipients that no statement has written yet; the first of `run` outcomes that say the
+     * same, unwritten as well: sqlite_flush(). */
+    struct gathered inserts, outcomes;
     unsigned run;
-    struct gathered
-        ahead;         /* recipients as they are, from the one on that get() was last asked for */
-    unsigned ahead_at; /* which of them that is */
-    bool ahead_taken;  /* and it has been changed since */
+    int failed; /* a flush did, in this transaction: rows are missing from it */
+    /* Recipients as they are, the one that get() was last asked for at ahead_at, the next ones
+     * behind it. */
+    struct gathered ahead;
+    unsigned ahead_at;
+    bool ahead_taken; /* that one has been changed since */
     struct {
         uint64_t id;
         uint32_t index;
@@ -164,14 +166,13 @@ void sqlite_read_chunk(sqlite3_stmt *st, struct row *out, enum unmerged_class *m
 void sqlite_read_opstate(sqlite3_stmt *st, struct row *out, enum unmerged_class *mark);
 
 /* gather_sqlite.c. Every operation that may look at recipients begins with this: it writes what has
- * gathered. An error ends the transaction. */
+ * gathered. An error, perhaps of an earlier put, stays until the transaction is rolled back. */
 int sqlite_flush(struct store_sqlite *x);
 void sqlite_gather_init(struct store_sqlite *x);
 void sqlite_gather_free(struct store_sqlite *x);
 void sqlite_forget_gathered(struct store_sqlite *x); /* written or not */
-/* A recipient that isn't there yet. False: *err, or it is too long for that. */
-bool sqlite_gather_new(struct store_sqlite *x, const struct row_recipient *p, int mark, int *err);
-/* The recipient as get() saw it last in this transaction, if it has not been changed since and p
+int sqlite_gather_new(struct store_sqlite *x, const struct row_recipient *p, int mark);
+/* The recipient as it was when get() was last asked for one, if it has not been changed since and p
  * changes nothing but its outcome; else NULL. */
 const struct row_recipient *sqlite_seen(const struct store_sqlite *x, const struct row_recipient *p,
                                         int mark);
@@ -180,8 +181,8 @@ int sqlite_get_recipient(struct store_sqlite *x, const struct row_recipient *key
                          enum unmerged_class *mark);
 /* at: parameters before this row's. */
 void sqlite_bind_recipient(sqlite3_stmt *st, int at, const struct row_recipient *p, int mark);
-/* Its slices are moved into scratch, and so outlive the statement. */
-int sqlite_keep_row(struct store_sqlite *x, struct row *r);
+/* That recipient is changed now, by a statement of its own. */
+void sqlite_changes(struct store_sqlite *x, const struct row_recipient *p);
 
 /* rows_sqlite.c and walk_sqlite.c: the operations of store.h. */
 int sqlite_put(struct store *s, const struct row *r, enum unmerged_class unmerged);

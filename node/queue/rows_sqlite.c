@@ -240,9 +240,10 @@ static int insert_or_update(struct store_sqlite *x, const struct row_recipient *
     }
     if (!err && here)
         err = find_class(x, p, from);
-    return err ? err
-               : run_recipient(x, *from > CLASSES ? ST_RECIPIENT_INSERT : ST_RECIPIENT_UPDATE, p,
-                               mark);
+    if (err)
+        return err;
+    sqlite_changes(x, p);
+    return run_recipient(x, *from > CLASSES ? ST_RECIPIENT_INSERT : ST_RECIPIENT_UPDATE, p, mark);
 }
 
 static int put_recipient(struct store_sqlite *x, const struct row_recipient *p, int mark)
@@ -258,9 +259,10 @@ static int put_recipient(struct store_sqlite *x, const struct row_recipient *p, 
     for (unsigned i = 0; i <= CLASSES; i++)
         here += t->n[i];
     /* They come in order with their message: whose index is beyond those that are here is new. */
-    t->fresh = t->fresh && p->index == here && sqlite_gather_new(x, p, mark, &err);
-    if (!err && !t->fresh)
-        err = seen ? sqlite_gather_outcome(x, p) : insert_or_update(x, p, mark, here, &from);
+    t->fresh = t->fresh && p->index == here;
+    err = t->fresh ? sqlite_gather_new(x, p, mark)
+          : seen   ? sqlite_gather_outcome(x, p)
+                   : insert_or_update(x, p, mark, here, &from);
     if (!err)
         move(x, t, from, row_class(p));
     return err;
@@ -422,10 +424,9 @@ static int keep(struct store_sqlite *x, struct slice *const *fields, unsigned n)
     return STORE_OK;
 }
 
-int sqlite_keep_row(struct store_sqlite *x, struct row *r)
+static int keep_row(struct store_sqlite *x, struct row *r)
 {
     struct row_message *m = &r->message;
-    struct row_recipient *p = &r->recipient;
     switch (r->type) {
     case ROW_MESSAGE:
         return keep(x,
@@ -433,10 +434,7 @@ int sqlite_keep_row(struct store_sqlite *x, struct row *r)
                                        &m->body},
                     6);
     case ROW_RECIPIENT:
-        return keep(x,
-                    (struct slice *[]){&p->address, &p->domain, &p->orcpt, &p->enhanced, &p->reply,
-                                       &p->remote},
-                    6);
+        break; /* read_ahead() */
     case ROW_CHUNK:
         return keep(x, (struct slice *[]){&r->chunk.data}, 1);
     case ROW_OPSTATE:
@@ -481,7 +479,7 @@ int sqlite_get(struct store *s, const struct row *key, struct row *out,
             sqlite_read_chunk(st, out, unmerged);
         else
             sqlite_read_opstate(st, out, unmerged);
-        err = sqlite_keep_row(x, out);
+        err = keep_row(x, out);
     } else if (!err) {
         err = STORE_NOT_FOUND;
     }

@@ -147,11 +147,11 @@ static bool is_about_recipients(enum statement id)
            (id >= ST_DOMAIN_NEXT && id != ST_BODY_INLINE);
 }
 
-/* Or change what has been read ahead? */
+/* Or change what has been read ahead? An INSERT changes no row that is there, and whoever updates
+ * one says so (sqlite_changes()). */
 static bool changes_recipients(enum statement id)
 {
-    return id == ST_RECIPIENT_UPDATE || id == ST_RECIPIENT_MARK || id == ST_RECIPIENT_TAKEN ||
-           id == ST_RECIPIENT_DELETE;
+    return id == ST_RECIPIENT_MARK || id == ST_RECIPIENT_TAKEN || id == ST_RECIPIENT_DELETE;
 }
 
 sqlite3_stmt *sqlite_statement(struct store_sqlite *x, enum statement id)

@@ -167,6 +167,7 @@ static int begin(struct store *s)
     if (err)
         return err;
     x->in_transaction = true;
+    assert(!x->inserts.n && !x->run);
     sqlite_forget_gathered(x);
     if (writer) {
         x->saved_meta = x->meta;

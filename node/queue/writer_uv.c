@@ -40,24 +40,23 @@ static void add_twin(void *ctx, uint64_t prefix, uint64_t id)
     s->twins[s->n_twins++] = (struct twin){prefix, id};
 }
 
-static void load_twins(struct storage *s)
+static int load_twins(struct storage *s)
 {
     s->n_twins = 0;
-    s->twins_stale = false;
-    if (store_sqlite_quarantined(s->store, TWINS_MAX, add_twin, s))
-        s->twins_stale = true;
-    else if (s->n_twins)
+    int err = store_sqlite_quarantined(s->store, TWINS_MAX, add_twin, s);
+    s->twins_stale = err != STORE_OK;
+    if (!err && s->n_twins)
         qsort(s->twins, s->n_twins, sizeof *s->twins, by_prefix);
+    return err;
 }
 
 /* A sender tried again: what lies quarantined of the first try is superseded. Costs nothing while
  * nothing is quarantined. */
 static int supersede_twins(struct storage *s, const struct row_message *m)
 {
-    if (s->twins_stale)
-        load_twins(s);
-    if (!s->n_twins)
-        return STORE_OK;
+    int err = s->twins_stale ? load_twins(s) : STORE_OK;
+    if (err || !s->n_twins)
+        return err;
     uint64_t prefix = 0, n;
     for (unsigned i = 0; i < 8; i++)
         prefix = prefix << 8 | m->sha256[i];
@@ -69,7 +68,6 @@ static int supersede_twins(struct storage *s, const struct row_message *m)
         else
             high = mid;
     }
-    int err = STORE_OK;
     for (; !err && low < s->n_twins && s->twins[low].prefix == prefix; low++) {
         err = own_supersede(&s->own, s->twins[low].id, m, &n);
         if (!err && n)

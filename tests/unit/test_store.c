@@ -1,6 +1,7 @@
 /* The contract of replication/store.h, held against every store there is: the same random
  * operations leave the same rows behind. And what SQLite's store promises beyond it. */
 #include <check.h>
+#include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -411,6 +412,56 @@ START_TEST(test_reader_sees_a_snapshot)
 }
 END_TEST
 
+static bool count_rows(void *ctx, const struct row *r, enum unmerged_class mark)
+{
+    (void)r;
+    (void)mark;
+    ++*(unsigned *)ctx;
+    return true;
+}
+
+/* Rows are written later than put() says that it took them: what fails then, for whoever happens to
+ * be the next, is no reason to commit the rest. */
+START_TEST(test_nothing_is_committed_without_a_row_that_was_taken)
+{
+    static const char *const triggers[] = {
+        "CREATE TRIGGER t BEFORE UPDATE ON recipient BEGIN SELECT RAISE(FAIL,'no'); END",
+        "CREATE TRIGGER t BEFORE INSERT ON recipient BEGIN SELECT RAISE(FAIL,'no'); END"};
+    for (unsigned i = 0; i < 2; i++) {
+        struct store *s = support_store_new();
+        struct row key = support_recipient(MESSAGE_ID(2, 1), 0, RCPT_QUEUED), r;
+        enum unmerged_class mark;
+        sqlite3 *db;
+        support_put(s, support_message(MESSAGE_ID(2, 1), 1, 1), (struct pos){2, 1}, UNMERGED_NONE);
+        support_put(s, key, (struct pos){2, 2}, UNMERGED_NONE);
+        ck_assert_int_eq(sqlite3_open(support_store_path(), &db), SQLITE_OK);
+        ck_assert_int_eq(sqlite3_exec(db, triggers[i], NULL, NULL, NULL), SQLITE_OK);
+        sqlite3_close(db);
+        uint64_t before[CLASSES], after[CLASSES];
+        unsigned n = 0;
+        store_sqlite_counts(s, before);
+        ck_assert_int_eq(s->ops->begin(s), STORE_OK);
+        ck_assert_int_eq(s->ops->get(s, &key, &r, &mark), STORE_OK);
+        if (i == 0)
+            r.recipient.state = RCPT_DELIVERED;
+        else
+            r = support_recipient(MESSAGE_ID(2, 3), 0, RCPT_QUEUED);
+        row_set_pos(&r, (struct pos){2, 3});
+        ck_assert_int_eq(s->ops->put(s, &r, UNMERGED_NONE), STORE_OK);
+        ck_assert_int_ne(s->ops->each_recipient(s, key.recipient.id, count_rows, &n), STORE_OK);
+        ck_assert_uint_eq(n, 0);
+        ck_assert_int_ne(s->ops->commit(s), STORE_OK);
+        store_sqlite_counts(s, after);
+        ck_assert_mem_eq(before, after, sizeof before);
+        ck_assert_int_eq(s->ops->begin(s), STORE_OK);
+        ck_assert_int_eq(s->ops->get(s, &key, &r, &mark), STORE_OK);
+        ck_assert_int_eq(r.recipient.state, RCPT_QUEUED);
+        ck_assert_int_eq(s->ops->commit(s), STORE_OK);
+        support_store_free(s);
+    }
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("store");
@@ -421,6 +472,7 @@ int main(void)
     tcase_add_test(t, test_meta_survives);
     tcase_add_test(t, test_refusals_name_the_remedy);
     tcase_add_test(t, test_reader_sees_a_snapshot);
+    tcase_add_test(t, test_nothing_is_committed_without_a_row_that_was_taken);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);
