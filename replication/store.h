@@ -57,7 +57,7 @@ struct store_ops {
 
     /* Upserts the row as given, position included. A message row with state DONE drops its body and
      * chunks. The unmerged mark is set to `unmerged`. A chunk of a message that is done is ignored.
-     */
+     * It may be written later: then a later call of this transaction has the error. */
     int (*put)(struct store *s, const struct row *r, enum unmerged_class unmerged);
     /* Finds one row: key fields of `key` filled in. STORE_NOT_FOUND. The row in *out is valid until
      * the next call. */
