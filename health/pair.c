@@ -173,8 +173,8 @@ static void note_behind(struct pair *p, const struct record *seen)
  * changes them, and acts upon none that isn't on its disk.
  *
  * The other node's word holds as long as it can't have taken over from silence since: it heard this
- * one half of takeover_after ago, or later. (By an order it may have; that an etcd loses everything
- * once more in the same moment is left out, promises.md.) */
+ * one half of takeover_after ago, or later. (By an order it may have; that etcd loses everything
+ * once more before both have seen it back is left out, promises.md.) */
 bool pair_may_give_back(const struct pair *p, uint64_t now_ns)
 {
     if (!p->behind || !p->seen.version)

@@ -5,6 +5,8 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "node/base/mutant.h"
+
 #define MS(n) ((uint64_t)(n)*1000000u)
 
 enum {
@@ -237,7 +239,7 @@ void judge_heard(struct judge *j, uint64_t now_ns)
 {
     j->heard = now_ns;
     j->fenced = j->fence_failed = false; /* whatever comes next is another silence */
-    if (!j->fencing)
+    if (!j->fencing || BATON_MUTANT(FENCE_GOES_ON, true, false))
         return;
     /* It may take as long as it likes to come through, and would shoot a node that is well. */
     struct judge_fx fx = {.type = JUDGE_FX_FENCE_END};

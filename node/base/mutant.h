@@ -54,6 +54,7 @@
     X(OWN_SILENCE, "24", "a node that was frozen counts the time as the other's silence")          \
     X(ANY_CLOCK_EXPIRES, "27", "mail expires by a clock that is apart from the other's")           \
     X(EMPTIED_UNSEEN, "-", "a store is emptied though a body is whole only there")                 \
+    X(FENCE_GOES_ON, "-", "a fence command isn't ended when the other node is heard")              \
     X(EPOCH_USED_AGAIN, "31", "without an arbiter an epoch is taken that the other has used")
 
 enum baton_mutant {

@@ -43,6 +43,13 @@ static struct ballot place(const struct etcd_key *k)
     return (struct ballot){.counter = k->value.lineage, .voter = k->revision};
 }
 
+static void loses_again(struct sim *s, struct task *t)
+{
+    (void)t;
+    if (!s->quiet && s->witness.up)
+        etcd_loses(s);
+}
+
 static void put(struct sim *s, struct etcd_model *m, const struct call *c)
 {
     bool lost = m->lost, known = etcd_value_decode(slice_of(c->value, c->n_value), &m->key.value);
@@ -54,6 +61,8 @@ static void put(struct sim *s, struct etcd_model *m, const struct call *c)
     m->key.n = c->n_value;
     m->lost = false;
     s->count.etcd_put_back += lost;
+    if (lost && rng_chance(&s->rng, 0.3)) /* and soon once more */
+        sim_at(s, s->now + rng_skewed(&s->rng, 10 * MS, 3 * SEC), NOBODY, loses_again);
     books_etcd(s, place(&m->key), &m->key.value.record);
     if (rng_chance(&s->rng, 0.2))
         m->backup = m->key;

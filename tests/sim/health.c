@@ -48,6 +48,7 @@ static void on_heartbeat(struct sim *s, struct node *n, const struct heartbeat *
     switch (heartbeat_guard_receive(&n->guard, h)) {
     case HEARTBEAT_ALIVE:
         n->heard_peer = true;
+        n->heard_at = s->now;
         n->heard_skew_ms = h->wall_ms - ev.wall_ms;
         rules_heard(n, h);
         if (s->none)

@@ -36,6 +36,7 @@ static const struct {
     [MUTANT_SEEN_IS_A_VOTE] = {.seed = 712},
     [MUTANT_NEWEST_PAUSE_WINS] = {.seed = 885},
     [MUTANT_OWN_LEASE] = {.seed = 1876},
+    [MUTANT_FENCE_GOES_ON] = {22, {.none = true}},
     [MUTANT_EPOCH_USED_AGAIN] = {373, {.none = true, .harsh = true}},
     [MUTANT_UNMERGED_KEEP_LSN] = {1, {.with_force = true}},
     [MUTANT_SOLO_IS_QUARANTINED] = {1, {.with_force = true}},

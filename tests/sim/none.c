@@ -74,6 +74,12 @@ static void fence_ends(struct sim *s, struct task *t)
     if (!n->up || t->b != n->fence_run)
         return; /* it was killed */
     bool works = n->fence_works;
+    if (works && n->heard_at > n->fence_began) {
+        sim_fail(s, "of the fence command", "%s shoots %s, which it heard %.1f s ago",
+                 process_name(n->self), process_name(other->self),
+                 (double)(s->now - n->heard_at) / 1e9);
+        return;
+    }
     if (works && other->up) {
         node_crash(s, other->self, true, "at the other's fence command");
         faults_restart_later(s, other->self);
@@ -91,6 +97,7 @@ static void fence(struct sim *s, struct node *n)
     struct task *t = sim_at(s, s->now + takes, NOBODY, fence_ends);
     t->a = n->self;
     t->b = n->fence_run = ++s->serial;
+    n->fence_began = s->now;
 }
 
 static void fence_kill(struct sim *s, struct node *n)

@@ -301,6 +301,7 @@ struct node {
     struct arbiter_none without; /* arbiter none */
     uint64_t fence_run;          /* its fence command under way; 0: none */
     bool fence_works;
+    uint64_t fence_began, heard_at;      /* heard_at: newest sign of life of the other node */
     struct register_etcd *register_etcd; /* arbiter etcd; else NULL */
     struct arbiter *arbiter;
     struct heartbeat_guard guard;
