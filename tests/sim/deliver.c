@@ -274,7 +274,8 @@ static void dot(struct sim *s, struct task *t)
     if (!c)
         return;
     if (c->mending) {
-        if (s->now >= c->deadline) /* as an attempt that failed here */
+        c->mending = s->now < c->deadline;
+        if (!c->mending) /* as an attempt that failed here */
             submit_outcome(s, n, c, ANSWER_4XX);
         else
             sim_at_thread(s, s->now + 20 * MS, n->self, T_RELAY, dot)->a = c->serial;

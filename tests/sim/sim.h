@@ -279,6 +279,7 @@ struct storage_model {
     struct own *own;
     uint32_t writer;                          /* epoch in which operations are taken; 0: closed */
     uint64_t purged_by;                       /* lsn of the order that was carried out */
+    bool purging;                             /* pieces of it are left */
     uint64_t unread_from, read_at, merged_at; /* as in node/queue/internal_uv.h */
     struct pos committed;
 };

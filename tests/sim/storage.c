@@ -888,15 +888,26 @@ static bool holds_up(const struct sim *s, uint64_t at)
     return at && s->now < at + PURGE_HOLD_MS * MS;
 }
 
-/* An order to purge that is new here is carried out before anything else. */
-static void purge(struct sim *s, struct node *n)
+static void next_item(struct sim *s, struct node *n);
+
+static void purge_on(struct sim *s, struct task *t)
+{
+    next_item(s, &s->node[t->process]);
+}
+
+/* An order to purge that is new here is carried out piece by piece, each before whatever else there
+ * is to do. */
+static void purge_some(struct sim *s, struct node *n)
 {
     struct storage_model *m = &n->storage;
     struct store *st = n->disk.store;
     const struct row_opstate *x = store_memory_opstate(st, SLICE_LIT("purge"));
-    if (!x || m->failed || x->pos.lsn == m->purged_by)
+    if (x && x->pos.lsn != m->purged_by) {
+        m->purged_by = x->pos.lsn;
+        m->purging = true;
+    }
+    if (!m->purging || m->failed)
         return;
-    m->purged_by = x->pos.lsn;
     uint64_t below = UINT64_MAX;
     if (m->writer)
         below = m->committed.epoch == m->writer ? m->committed.lsn + 1 : 0;
@@ -904,10 +915,12 @@ static void purge(struct sim *s, struct node *n)
         below = 0;
     if (holds_up(s, m->read_at) && m->unread_from < below)
         below = m->unread_from;
-    for (bool more = below > 0; more;)
-        if (apply_purge(st, below, 500, &more))
-            assert(!"memory doesn't fail");
+    m->purging = false;
+    if (below && apply_purge(st, below, (unsigned)rng_range(&s->rng, 1, 5), &m->purging))
+        assert(!"memory doesn't fail");
     store_memory_sync(st);
+    if (m->purging && !m->head)
+        sim_at(s, s->now + rng_range(&s->rng, 100 * US, 2 * MS), n->self, purge_on);
 }
 
 static void next_item(struct sim *s, struct node *n)
@@ -915,7 +928,7 @@ static void next_item(struct sim *s, struct node *n)
     struct storage_model *m = &n->storage;
     if (m->busy)
         return;
-    purge(s, n);
+    purge_some(s, n);
     if (!m->head)
         return;
     if (m->head->op)
