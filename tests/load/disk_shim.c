@@ -361,15 +361,17 @@ static uint64_t now_ns(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* What was written to it goes to the disk now. Returns when all of that will be there, 0: is. */
+/* What was written to it goes to the disk now. Returns when all of that will be there, 0: is. The
+ * order is read once: it may be taken back meanwhile. */
 static uint64_t sent_until(int fd)
 {
-    _Atomic uint64_t *dirty = dirty_of(fd);
+    uint32_t mb_s = shim.control->mb_s;
+    _Atomic uint64_t *dirty = mb_s ? dirty_of(fd) : NULL;
     uint64_t bytes = dirty ? __atomic_exchange_n((uint64_t *)dirty, 0, __ATOMIC_RELAXED) : 0;
     volatile uint64_t *busy = &shim.control->busy_until_ns;
     uint64_t was = *busy, until, now = now_ns();
     do
-        until = (was > now ? was : now) + (bytes ? bytes * 1000 / shim.control->mb_s : 0);
+        until = (was > now ? was : now) + (bytes ? bytes * 1000 / mb_s : 0);
     while (bytes && !__atomic_compare_exchange_n(busy, &was, until, false, __ATOMIC_RELAXED,
                                                  __ATOMIC_RELAXED));
     return dirty ? until : 0;
