@@ -103,7 +103,6 @@ static void on_tick(uv_timer_t *timer)
         target_pump(t);
         t = next;
     }
-    delivery_check_idle(d);
     if (!d->waiting)
         uv_timer_stop(timer);
 }
@@ -237,7 +236,7 @@ void delivery_quiesce(struct delivery *d, void (*idle)(void *ctx), void *ctx)
     d->idle = idle;
     d->idle_ctx = ctx;
     noting_pause(d);
-    delivery_tick_soon(d); /* answers from the loop, also when nothing is open now */
+    delivery_check_idle(d);
 }
 
 void delivery_wake(struct delivery *d)

@@ -44,7 +44,8 @@ void delivery_start(struct delivery *d);
  * dot is open) and forgets what it held. Outcomes not yet settled are the queue's to abandon. */
 void delivery_abort(struct delivery *d);
 /* Planned switchover: no new transaction; idle is called once when no final dot is open and every
- * outcome was handed to the queue and settled. delivery_start() resumes. */
+ * outcome was handed to the queue and settled; at once, before this returns, if that is so already.
+ * delivery_start() resumes. */
 void delivery_quiesce(struct delivery *d, void (*idle)(void *ctx), void *ctx);
 /* Lease ran out or came back: with may_deliver() false transactions wait; call this when it may
  * have become true again so that they go on. */

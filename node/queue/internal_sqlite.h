@@ -76,6 +76,7 @@ enum statement {
     ST_NEXT_DUE,
     ST_NEXT_QUARANTINED,
     ST_QUARANTINED_IDS,
+    ST_AHEAD,
     ST_RELEASE_DUE,
     STATEMENTS
 };

@@ -58,7 +58,7 @@ struct queue {
     bool caught_up;  /* what was here before this epoch is committed in it */
     bool releasing, keeps_tombstones;
     uint64_t ahead_ms;    /* no schedule of ours puts anything further ahead */
-    int64_t wall_less_ms; /* wall clock less the one that only runs on, at the last look */
+    int64_t wall_less_ms; /* wall clock less the one that only runs on, at the epoch's last look */
     struct line to_commit, to_settle;
     struct line outcomes; /* not yet given to storage */
     unsigned n_outcomes;
@@ -506,8 +506,7 @@ void queue_serve(struct queue *q, uint32_t epoch)
     q->sequence = 0;
     q->committed = q->settled = q->merged = 0;
     q->caught_up = false;
-    q->wall_less_ms = wall_less_boot_ms();
-    redate(q);
+    q->wall_less_ms = INT64_MAX; /* whose clock put off what lies here isn't known: see redate() */
     uv_timer_start(&q->release_timer, on_release_timer, RELEASE_MS, RELEASE_MS);
     uint64_t every = q->retention_ms / 8 < PURGE_MS ? q->retention_ms / 8 : PURGE_MS;
     every = every < 1000 ? 1000 : every;

@@ -268,6 +268,10 @@ static int read_next_due(struct store_sqlite *x, struct storage_read *r)
         err = next_domain(x, &domain, &next_ms);
         if (err)
             break;
+        if (next_ms > r->due_ms) {
+            best = best && best < next_ms ? best : next_ms;
+            continue;
+        }
         sqlite3_stmt *st = sqlite_statement(x, ST_NEXT_DUE);
         if (!st) {
             err = STORE_IO;

@@ -76,11 +76,31 @@ static sqlite3_stmt *query(struct store_sqlite *x, const char *columns, const st
     return st;
 }
 
+/* Almost never is there one, and to look at every recipient would take the machine's time just when
+ * a node takes over. */
+static int any_ahead(struct store_sqlite *x, int64_t limit_ms, bool *yes)
+{
+    sqlite3_stmt *st = sqlite_statement(x, ST_AHEAD);
+    if (!st)
+        return STORE_IO;
+    sqlite3_bind_int64(st, 1, limit_ms);
+    int rc = sqlite3_step(st);
+    *yes = rc == SQLITE_ROW && sqlite3_column_int(st, 0);
+    sqlite3_reset(st);
+    return sqlite_error(rc);
+}
+
 int store_sqlite_select(struct store *s, const struct selector *what, int64_t now_ms, uint64_t *id,
                         uint32_t *index, unsigned limit, struct buf *keys, bool *more)
 {
-    sqlite3_stmt *st = query(sqlite_of(s), "m.id,r.idx", what, now_ms, *id, *index, limit);
     *more = false;
+    if (what->ahead_ms) {
+        bool yes;
+        int err = any_ahead(sqlite_of(s), now_ms + (int64_t)what->ahead_ms, &yes);
+        if (err || !yes)
+            return err;
+    }
+    sqlite3_stmt *st = query(sqlite_of(s), "m.id,r.idx", what, now_ms, *id, *index, limit);
     if (!st)
         return STORE_IO;
     int rc;

@@ -135,6 +135,18 @@ static const char *const text[STATEMENTS] = {
                             "WHERE state=0 AND held=0 AND next_ms>?1 ORDER BY next_ms LIMIT 1",
     [ST_QUARANTINED_IDS] = "SELECT DISTINCT r.id,m.sha256 FROM recipient r JOIN message m ON "
                            "m.id=r.id WHERE r.state=0 LIMIT ?1",
+    /* Is any time of a recipient beyond ?1? A step for each domain and each in doubt. What an
+     * operator holds isn't looked at: to be released gives it a new time. */
+    [ST_AHEAD] =
+        "SELECT EXISTS(SELECT 1 FROM recipient INDEXED BY recipient_quarantined "
+        "WHERE state=0 AND next_ms>?1)OR EXISTS(SELECT 1 FROM recipient INDEXED BY "
+        "recipient_in_doubt WHERE in_doubt<>0 AND state=1 AND next_ms>?1)OR EXISTS("
+        "WITH RECURSIVE d(name)AS(SELECT min(domain)FROM recipient INDEXED BY recipient_due "
+        "WHERE state=1 AND held=0 UNION ALL SELECT(SELECT min(domain)FROM recipient "
+        "INDEXED BY recipient_due WHERE state=1 AND held=0 AND domain>name)"
+        "FROM d WHERE name IS NOT NULL)"
+        "SELECT 1 FROM d CROSS JOIN recipient r INDEXED BY recipient_due "
+        "WHERE r.state=1 AND r.held=0 AND r.domain=name AND r.next_ms>?1)",
     [ST_RELEASE_DUE] = "SELECT " RECIPIENT_COLUMNS " FROM recipient INDEXED BY "
                        "recipient_quarantined WHERE state=0 AND held=0 AND next_ms<=?1 "
                        "ORDER BY next_ms LIMIT ?2",

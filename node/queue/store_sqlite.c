@@ -66,7 +66,9 @@ static const char *const schema[] = {
     "enhanced TEXT NOT NULL,reply TEXT NOT NULL,remote TEXT NOT NULL,PRIMARY KEY(id,idx))"
     "WITHOUT ROWID",
     "CREATE INDEX recipient_lsn ON recipient(lsn)",
-    "CREATE INDEX recipient_due ON recipient(domain,next_ms,id,idx) WHERE state=1 AND held=0",
+    /* With what its own condition says: else SQLite looks into the table for that. */
+    "CREATE INDEX recipient_due ON recipient(domain,next_ms,id,idx,state,held) "
+    "WHERE state=1 AND held=0",
     "CREATE INDEX recipient_quarantined ON recipient(next_ms) WHERE state=0",
     "CREATE INDEX recipient_held ON recipient(held) WHERE held<>0",
     "CREATE INDEX recipient_in_doubt ON recipient(in_doubt) WHERE in_doubt<>0",

@@ -39,13 +39,14 @@ def wait_until(what, condition, seconds, pause=0.02):
 
 
 def free_ports(n):
-    """Ports below the range of outgoing connections that nobody listens on."""
+    """Ports below the range of outgoing connections that nobody listens on, TCP and UDP."""
     found = []
     while len(found) < n:
         port = 20000 + secrets.randbelow(12000)
-        with socket.socket() as s:
+        with socket.socket() as s, socket.socket(type=socket.SOCK_DGRAM) as u:
             try:
                 s.bind(("127.0.0.1", port))
+                u.bind(("127.0.0.1", port))
             except OSError:
                 continue
         if port not in found:
