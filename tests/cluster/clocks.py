@@ -45,3 +45,21 @@ def clock_jumps(t):
         expect('"expired"' not in open(f"{n.dir}/events.jsonl").read(), "nothing has expired")
         expect(not n.status()["takeovers"], "nobody took over")
     t.settle()
+
+
+@scenario
+def clock_put_off(t):
+    """What the node with the wrong clock has put off doesn't wait for that clock's time when the other is primary."""
+    pair = t.begin(clocks="ab", load=False, sink=("--defer", "1"),
+                   delivery='{ connections = 50; retry = [ "1h", "1h" ]; }')
+    primary, standby = pair.wait_in_sync()
+    standby.stop()
+    standby.clock.shift(6 * DAY)
+    standby.start()
+    pair.wait_in_sync(45)
+    expect(primary.ctl("switchover")[0] == 0, "the node whose clock is ahead becomes primary")
+    pair.wait_in_sync(45)
+    pair.start_load(messages=20, rate=50)
+    wait_until("all of it has been tried", lambda: standby.status()["queue"]["deferred"] == 20, 20)
+    expect(standby.ctl("switchover")[0] == 0, "the other one again")
+    t.delivered(30)
