@@ -213,8 +213,9 @@ void delivery_start(struct delivery *d)
     d->quiescing = false;
     d->idle = NULL;
     noting_resume(d);
-    delivery_due_at(d, clock_wall_ms() + RESCAN_MS);
-    intake_scan_all(d);
+    /* A moment later, when what a new role brings (heartbeats, the record, the other node's link)
+     * is through: a long look through the queue would hold it up. New mail doesn't wait for it. */
+    delivery_due_at(d, clock_wall_ms());
     delivery_wake(d);
 }
 
