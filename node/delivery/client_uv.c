@@ -8,8 +8,9 @@ enum {
     CONNECT_TIMEOUT_MS = 30000,
     /* More waits for the network before the next piece of a body is asked for. */
     PENDING_LOW_BYTES = 65536,
-    /* A body as small as this leaves together with its final dot. What went before it was answered,
-     * so the kernel's buffer, of 16 KiB or more, is empty and takes both at once. */
+    /* A body as small as this leaves together with its final dot, also when that has to wait. What
+     * went before it was answered, so the kernel's buffer, of 16 KiB or more, is empty and takes
+     * both at once. */
     TOGETHER_BYTES = 8192,
     LINGER_MS = 2000,
 };
@@ -81,12 +82,17 @@ static void ask_body(struct conn *c)
     c->ev.on_body(c->ctx, c);
 }
 
+static bool goes_with_dot(const struct conn *c)
+{
+    return c->core.state == CLIENT_DOT_WAIT && !c->closing && !c->stream_gone &&
+           c->core.out.len <= TOGETHER_BYTES && !stream_pending(c->stream);
+}
+
 static void ask_dot(struct conn *c)
 {
     if (c->closing || c->stream_gone)
         return;
-    bool together = c->core.out.len <= TOGETHER_BYTES && !stream_pending(c->stream);
-    if (!together && !flush(c))
+    if (!goes_with_dot(c) && !flush(c))
         return;
     c->dot_asked = stream_pending(c->stream) > 0;
     if (!c->dot_asked)
@@ -130,7 +136,8 @@ static void apply(struct conn *c, unsigned effects)
     c->depth--;
     if (c->depth)
         return;
-    flush(c);
+    if (!goes_with_dot(c))
+        flush(c);
     if (!c->closing)
         uv_timer_start(&c->timer, on_timer, smtp_client_timeout_ms(&c->core), 0);
     maybe_free(c);
