@@ -316,6 +316,7 @@ static struct {
     uv_tcp_t listener;
     uint16_t port;
     unsigned sessions, messages, dots_seen, rcpts_seen, connects;
+    size_t ahead;    /* text of a message whose final dot isn't here */
     struct buf last; /* message */
     char last_rcpts[400];
     bool drop_after_dot, hold_reply, broken_tls, refuse_all, reject_greeting;
@@ -397,6 +398,7 @@ static void srv_data(void *ctx, struct stream *s, struct slice d)
     for (;;) {
         if (x->data) {
             uint8_t *end = x->in.len < 5 ? NULL : memmem(x->in.data, x->in.len, "\r\n.\r\n", 5);
+            srv.ahead = end ? 0 : x->in.len;
             if (!end)
                 return;
             size_t n = (size_t)(end - x->in.data) + 2;
@@ -840,8 +842,10 @@ START_TEST(test_next_dot_waits_for_the_last_outcome)
     delivery_start(d);
     UNTIL(srv.rcpts_seen == 2 && q.outcomes == 1);
     turn(100);
-    /* The second envelope and body are ahead, its final dot is not. */
+    /* The second envelope is ahead, its final dot is not; so small a body waits to leave with it.
+     */
     ck_assert_uint_eq(srv.dots_seen, 1);
+    ck_assert_uint_eq(srv.ahead, 0);
     may = false; /* and when the outcome is settled, the lease still counts */
     q.hold_settle = false;
     turn(50);
@@ -850,6 +854,24 @@ START_TEST(test_next_dot_waits_for_the_last_outcome)
     delivery_wake(d);
     UNTIL(a->r[0].state == RCPT_DELIVERED && b->r[0].state == RCPT_DELIVERED);
     ck_assert_uint_eq(srv.connects, 1);
+}
+END_TEST
+
+START_TEST(test_a_long_body_is_ahead_of_its_dot)
+{
+    enum { N = 20000 };
+    q.hold_settle = true;
+    char *body = xmalloc(N);
+    for (size_t i = 0; i < N; i++)
+        body[i] = i % 50 == 48 ? '\r' : i % 50 == 49 ? '\n' : 'a';
+    const char *rcpts[] = {"u2@x.example"};
+    struct stored *a = simple(1, "u1@x.example"), *b = message(2, body, N, rcpts, 1);
+    delivery_start(d);
+    UNTIL(q.outcomes == 1 && srv.ahead >= N);
+    ck_assert_uint_eq(srv.dots_seen, 1);
+    q.hold_settle = false;
+    UNTIL(a->r[0].state == RCPT_DELIVERED && b->r[0].state == RCPT_DELIVERED);
+    free(body);
 }
 END_TEST
 
@@ -1158,6 +1180,7 @@ int main(void)
     tcase_add_test(t, test_hold_is_not_sent_again_when_the_reply_was_lost);
     tcase_add_test(t, test_nothing_moves_without_the_lease);
     tcase_add_test(t, test_next_dot_waits_for_the_last_outcome);
+    tcase_add_test(t, test_a_long_body_is_ahead_of_its_dot);
     tcase_add_test(t, test_reconnecting_does_not_get_around_unsettled_outcomes);
     tcase_add_test(t, test_next_hop_down);
     tcase_add_test(t, test_greeting_refusal_is_not_the_messages_fault);
