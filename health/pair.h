@@ -97,7 +97,7 @@ enum pair_event_type {
     PE_EMPTY, /* it wants to empty the store for a full copy; op names the question. flag false: not
                  any more */
     /* from the relay */
-    PE_DELIVERY_IDLE, /* no final dot is open (after PX_QUIESCE) */
+    PE_DELIVERY_IDLE, /* no final dot is open, and no mail waits for its 250 (after PX_QUIESCE) */
     PE_STORAGE_FAILED,
     PE_STALLED, /* flag: storage, replication or relay makes no progress (protocol 6) */
     /* operators */
@@ -144,7 +144,7 @@ enum pair_effect_type {
     PX_TAKE_BACK,    /* replication: begin waiting for `follower`; answer READY or LOST */
     PX_PAIRED,       /* replication: the record names `follower`: stay paired */
     PX_RELEASE_TAIL, /* relay: deliveries may start (restart: tail merged, or standby dropped) */
-    PX_QUIESCE, /* relay: no new mail, no new deliveries; say PE_DELIVERY_IDLE when final dots have
+    PX_QUIESCE, /* relay: no new mail, no new deliveries; say PE_DELIVERY_IDLE when what is open has
                    ended */
     PX_DRAIN,   /* replication: close the writer, bring everything to the standby, say PE_DRAINED */
     PX_EPOCH_SEEN, /* store: remember `epoch` durably before any handshake */

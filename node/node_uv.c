@@ -85,17 +85,30 @@ static void epoch_over(struct node *n)
     if (!n->serving)
         return;
     n->serving = 0;
-    n->tail_released = false;
+    n->tail_released = n->quiesce = false;
     delivery_abort(n->delivery);
     queue_epoch_over(n->queue);
     settle_gate(n);
 }
 
-static void delivery_idle(void *ctx)
+/* What a sender has handed over gets its reply before the role ends: a message that is stored and
+ * not answered is sent again. */
+static void tell_idle(void *ctx)
 {
     struct node *n = ctx;
-    struct pair_event ev = {.type = PE_DELIVERY_IDLE};
-    health_post(n->health, &ev);
+    struct queue_stats q;
+    queue_stats(n->queue, &q);
+    if (!n->quiesce || !n->deliveries_ended || q.waiting_commit || gate(n) == SMTP_OPEN)
+        return;
+    n->quiesce = false;
+    health_post(n->health, &(struct pair_event){.type = PE_DELIVERY_IDLE});
+}
+
+static void deliveries_ended(void *ctx)
+{
+    struct node *n = ctx;
+    n->deliveries_ended = true;
+    tell_idle(n);
 }
 
 static void shut_down(struct node *n);
@@ -110,10 +123,13 @@ static void on_effect(struct node *n, const struct pair_effect *fx)
         if (n->serving != fx->epoch)
             break;
         n->tail_released = true;
+        n->quiesce = false;
         delivery_start(n->delivery);
         break;
     case PX_QUIESCE:
-        delivery_quiesce(n->delivery, delivery_idle, n);
+        n->quiesce = true;
+        n->deliveries_ended = false;
+        delivery_quiesce(n->delivery, deliveries_ended, n);
         break;
     case PX_STEP_DOWN:
         epoch_over(n);
@@ -132,6 +148,7 @@ static void on_view(struct node *n, const struct pair_view *v)
     queue_let_purge(n->queue, node_may_expire(n));
     settle_gate(n);
     delivery_wake(n->delivery);
+    tell_idle(n);
 }
 
 static void op_done(struct storage_op *op)
@@ -408,6 +425,7 @@ static bool open_parts(struct node *n, struct store_meta *meta, bool *virgin, ch
     if (!n->events)
         return false;
     n->queue = queue_new(n->loop, n->storage, n->events, c);
+    queue_on_quiet(n->queue, tell_idle, n);
     n->smtp = smtp_server_new(n->loop, c, n->queue, n->events, err, size);
     if (!n->smtp)
         return false;

@@ -52,7 +52,8 @@ struct node {
 
     /* relay's loop */
     struct pair_view view;
-    uint32_t serving; /* epoch the queue takes operations in; 0: none */
+    uint32_t serving;               /* epoch the queue takes operations in; 0: none */
+    bool quiesce, deliveries_ended; /* PX_QUIESCE isn't answered yet; what it waits for */
     bool tail_released, disk_low, stopping, ended;
     int exit_status;
     struct { /* the newest heard; may come before the order to serve */

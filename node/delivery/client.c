@@ -66,6 +66,8 @@ static unsigned fail(struct smtp_client *c, const struct reply *why)
     if (c->tx) {
         c->tx->end = c->state == CLIENT_DOT_SENT ? CLIENT_LOST_AFTER : CLIENT_LOST;
         c->tx->dot_withheld = c->state == CLIENT_DOT_WAIT;
+        if (c->tx->dot_withheld)
+            buf_clear(&c->out); /* a text without its dot counts for nothing */
         c->tx->last = *why;
         c->done = c->tx;
         c->tx = NULL;

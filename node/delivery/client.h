@@ -51,7 +51,7 @@ enum client_effect {
     CLIENT_DONE = 4,       /* the transaction is over; its results are filled in */
     CLIENT_CAN_SEND = 8,   /* smtp_client_send() may be called */
     CLIENT_WANT_BODY = 16, /* smtp_client_body() may be called */
-    CLIENT_WANT_DOT = 32,  /* all but the final dot is out: smtp_client_dot() when it is allowed */
+    CLIENT_WANT_DOT = 32,  /* only the final dot is missing: smtp_client_dot() when it is allowed */
     CLIENT_CLOSE = 64,     /* close the connection; why says the reason */
 };
 

@@ -8,9 +8,9 @@ enum {
     CONNECT_TIMEOUT_MS = 30000,
     /* More waits for the network before the next piece of a body is asked for. */
     PENDING_LOW_BYTES = 65536,
-    /* A body as small as this leaves together with its final dot, also when that has to wait. What
-     * went before it was answered, so the kernel's buffer, of 16 KiB or more, is empty and takes
-     * both at once. */
+    /* A body as small as this leaves as a whole, together with its final dot, also when that has to
+     * wait. What went before it was answered, so the kernel's buffer, of 16 KiB or more, is empty
+     * and takes both at once. */
     TOGETHER_BYTES = 8192,
     LINGER_MS = 2000,
 };
@@ -25,6 +25,7 @@ struct conn {
     void *ctx;
     unsigned depth;
     bool body_asked; /* wanted by the core, not yet by us: the network is behind */
+    bool body_begun; /* a part of it was given to the network */
     bool dot_asked;  /* likewise: a final dot must not wait in a queue of ours past the lease */
     bool closing, stream_gone, timer_gone;
 };
@@ -61,6 +62,7 @@ static bool flush(struct conn *c)
     bool ok = true;
     if (!c->core.out.len || c->stream_gone)
         return !c->stream_gone;
+    c->body_begun = c->core.state == CLIENT_BODY || c->core.state == CLIENT_DOT_WAIT;
     ok = stream_write(c->stream, buf_slice(&c->core.out));
     buf_clear(&c->core.out);
     if (c->core.out.cap > PENDING_LOW_BYTES)
@@ -84,7 +86,7 @@ static void ask_body(struct conn *c)
 
 static bool goes_with_dot(const struct conn *c)
 {
-    return c->core.state == CLIENT_DOT_WAIT && !c->closing && !c->stream_gone &&
+    return c->core.state == CLIENT_DOT_WAIT && !c->closing && !c->stream_gone && !c->body_begun &&
            c->core.out.len <= TOGETHER_BYTES && !stream_pending(c->stream);
 }
 

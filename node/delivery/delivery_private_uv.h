@@ -33,6 +33,7 @@ enum {
     SCAN_DOMAINS = 200,
     RESCAN_MS = 60000, /* longest time without a look at the disk */
     TICK_MS = 50,      /* grain of rate limits */
+    DUE_GRACE_MS = 20, /* from the time that something is due to the scan for it */
     HOUSEKEEPING_MS = 1000,
     RATE_SECONDS = 10,
     MEND_MS = 60000, /* for the other node's copy of a body */

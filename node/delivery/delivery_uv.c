@@ -80,7 +80,7 @@ void delivery_due_at(struct delivery *d, int64_t wall_ms)
     int64_t wait = wall_ms - clock_wall_ms();
     d->due_at_ms = wall_ms;
     /* A little late rather than early: all that is due within the moment comes in one scan. */
-    uv_timer_start(&d->due, on_due, wait < 0 ? 20 : (uint64_t)wait + 20, 0);
+    uv_timer_start(&d->due, on_due, (wait < 0 ? 0 : (uint64_t)wait) + DUE_GRACE_MS, 0);
 }
 
 static void close_idle(struct delivery *d, uint64_t idle_for_ms)
@@ -213,8 +213,9 @@ void delivery_start(struct delivery *d)
     d->quiescing = false;
     d->idle = NULL;
     noting_resume(d);
-    /* A moment later, when what a new role brings (heartbeats, the record, the other node's link)
-     * is through: a long look through the queue would hold it up. New mail doesn't wait for it. */
+    /* DUE_GRACE_MS later, when what a new role brings (heartbeats, the record, the other node's
+     * link) is through: a long look through the queue would hold it up. New mail doesn't wait. */
+    d->due_at_ms = 0; /* what an earlier role waits for counts no more */
     delivery_due_at(d, clock_wall_ms());
     delivery_wake(d);
 }

@@ -37,8 +37,8 @@ struct delivery_stats {
 struct delivery *delivery_new(uv_loop_t *loop, const struct config *c, struct queue *queue,
                               struct events *events, const struct delivery_hooks *hooks, char *err,
                               size_t n);
-/* From now on deliver (PX_RELEASE_TAIL or PX_SERVE without a tail): scans what is due on disk and
- * takes new messages as they are committed. */
+/* From now on deliver (PX_RELEASE_TAIL or PX_SERVE without a tail): takes new messages as they are
+ * committed and, a moment later, scans what is due on disk. */
 void delivery_start(struct delivery *d);
 /* The epoch is over: drops every transaction at once (connections close without QUIT where a final
  * dot is open) and forgets what it held. Outcomes not yet settled are the queue's to abandon. */

@@ -66,6 +66,8 @@ struct queue {
     void *new_ctx;
     queue_scan_fn on_scan;
     void *scan_ctx;
+    void (*on_quiet)(void *ctx);
+    void *quiet_ctx;
     struct queue_stats stats;
 };
 
@@ -370,6 +372,8 @@ static void end(struct queue *q, struct storage_op *op, enum queue_outcome outco
     if (kind == MAIL_ADD && outcome == QUEUE_OK && q->on_new && q->epoch == op->epoch)
         hand_on(q, op);
     storage_op_free(op);
+    if (kind == MAIL_ADD && !q->stats.waiting_commit && q->on_quiet)
+        q->on_quiet(q->quiet_ctx);
 }
 
 static void release(struct queue *q, struct line *l, uint64_t up_to)
@@ -551,6 +555,12 @@ void queue_on_scan(struct queue *q, queue_scan_fn fn, void *ctx)
 {
     q->on_scan = fn;
     q->scan_ctx = ctx;
+}
+
+void queue_on_quiet(struct queue *q, void (*fn)(void *ctx), void *ctx)
+{
+    q->on_quiet = fn;
+    q->quiet_ctx = ctx;
 }
 
 void queue_read(struct queue *q, unsigned lane, struct storage_read *r)

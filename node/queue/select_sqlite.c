@@ -94,7 +94,7 @@ int store_sqlite_select(struct store *s, const struct selector *what, int64_t no
                         uint32_t *index, unsigned limit, struct buf *keys, bool *more)
 {
     *more = false;
-    if (what->ahead_ms) {
+    if (what->ahead_ms && !*id) {
         bool yes;
         int err = any_ahead(sqlite_of(s), now_ms + (int64_t)what->ahead_ms, &yes);
         if (err || !yes)

@@ -22,7 +22,8 @@ struct selector { /* ANDed; unset parts match all */
     char state[16]; /* "", queued, deferred, held, quarantined, in-doubt */
     uint64_t older_than_ms;
     /* Next attempt, or end of a quarantine, further ahead than any schedule would put it: it was
-     * set by a clock that was wrong, here or on the other node. 0: doesn't matter. */
+     * set by a clock that was wrong, here or on the other node. 0: doesn't matter. For
+     * SELECT_REDATE alone: where only what an operator holds is so far ahead, nothing is found. */
     uint64_t ahead_ms;
 };
 

@@ -3,7 +3,8 @@ import os
 import shutil
 import time
 
-from case import CONNECTIONS, expect, scenario, wait_until
+from books import count_lines
+from case import CONNECTIONS, expect, read_store, scenario, wait_until
 
 
 @scenario
@@ -29,6 +30,26 @@ def clean_stop_hands_over(t):
     wait_until("the standby serves", lambda: standby.banner().startswith("220"), 5)
     t.flows("mail flows through the new primary", 20)
     primary.start()
+    t.settle()
+
+
+@scenario
+def clean_stop_answers(t):
+    """SIGTERM of a node that serves alone: whoever's mail it has stored gets a 250, and doesn't send it again."""
+    pair = t.begin(names="a", load=False, disks="a")
+    pair.a.disk.slow(30)  # so that some of it waits for its commit at any moment, and for nothing else
+    expect(pair.a.ctl("destination", "pause", "sink.example")[0] == 0, "deliveries are paused")
+    load = t.load(sessions=30)
+    for _ in range(t.rounds + 2):
+        t.flows("mail flows")
+        code = pair.a.stop(20)
+        expect(code == 0, f"batond ended with {code}")
+        stored = len(read_store(pair.a.store)["message"])
+        wait_until(f"each of {stored} stored messages was answered",
+                   lambda: count_lines(load.journal, "A") == stored, 5)
+        pair.a.start()
+        wait_until("the node serves", pair.primary, 20)
+    expect(pair.a.ctl("destination", "resume", "sink.example")[0] == 0, "deliveries go on")
     t.settle()
 
 

@@ -233,7 +233,7 @@ START_TEST(test_mail_put_off_by_a_wrong_clock)
          .held = HELD_OPERATOR,
          .domain = {(const uint8_t *)"m.example", 9}},
         {.state = RCPT_QUEUED,
-         .held = HELD_OWN_DOUBT,
+         .held = HELD_DOUBT,
          .in_doubt = DOUBT_YES,
          .domain = {(const uint8_t *)"m.example", 9}},
     };
