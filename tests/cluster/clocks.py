@@ -63,20 +63,3 @@ def clock_put_off(t):
     wait_until("all of it has been tried", lambda: standby.status()["queue"]["deferred"] == 20, 20)
     expect(standby.ctl("switchover")[0] == 0, "the other one again")
     t.delivered(30)
-
-
-@scenario
-def clock_jumps_before_a_switchover(t):
-    """A node that was primary before, whose clock has jumped ahead since, looks through the queue at once when it is
-    primary again."""
-    pair = t.begin(clocks="ab", load=False, delivery='{ connections = 50; retry = [ "1s", "1s", "1s" ]; }')
-    first, second = pair.wait_in_sync()
-    expect(first.ctl("switchover")[0] == 0, "the other one is primary")
-    pair.wait_in_sync(45)
-    pair.sink.stop()
-    pair.start_load(messages=20, rate=50)
-    wait_until("all of it waits for another attempt", lambda: second.status()["queue"]["deferred"] == 20, 20)
-    first.clock.shift(3600)
-    expect(second.ctl("switchover")[0] == 0, "the first one again")
-    pair.sink.start()
-    t.delivered(15)
