@@ -25,8 +25,8 @@ struct conn {
     void *ctx;
     unsigned depth;
     bool body_asked; /* wanted by the core, not yet by us: the network is behind */
-    bool body_begun; /* a part of it was given to the network */
     bool dot_asked;  /* likewise: a final dot must not wait in a queue of ours past the lease */
+    bool body_begun; /* a part of the body under way was given to the network */
     bool closing, stream_gone, timer_gone;
 };
 

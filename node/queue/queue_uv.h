@@ -72,8 +72,7 @@ void queue_on_new(struct queue *q, queue_new_fn fn, void *ctx);
  * what was read but not begun may be stale. */
 typedef void (*queue_scan_fn)(void *ctx);
 void queue_on_scan(struct queue *q, queue_scan_fn fn, void *ctx);
-/* fn is called whenever the last message that waited for its commit has ended (its done returned).
- */
+/* fn is called whenever no message waits for its commit any more: after the last one's done. */
 void queue_on_quiet(struct queue *q, void (*fn)(void *ctx), void *ctx);
 /* Reads on the relay's lane; r->done is called on the loop. Rows above the committed watermark are
  * left out of READ_DUE. */

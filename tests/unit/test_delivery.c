@@ -842,8 +842,7 @@ START_TEST(test_next_dot_waits_for_the_last_outcome)
     delivery_start(d);
     UNTIL(srv.rcpts_seen == 2 && q.outcomes == 1);
     turn(100);
-    /* The second envelope is ahead, its final dot is not; so small a body waits to leave with it.
-     */
+    /* The second envelope is ahead, its final dot is not; a small body waits to leave with it. */
     ck_assert_uint_eq(srv.dots_seen, 1);
     ck_assert_uint_eq(srv.ahead, 0);
     may = false; /* and when the outcome is settled, the lease still counts */
