@@ -30,7 +30,7 @@ static int has_twin(struct store *s, const struct row_recipient *p, bool *twin)
 {
     *twin = false;
     struct row found;
-    int err = store_get_message(s, p->id, &found);
+    int err = s->ops->get_head(s, p->id, &found);
     if (err)
         return err == STORE_NOT_FOUND ? STORE_OK : err;
     /* find_twin() needs these fields only; the sender's bytes must outlive the next calls. */
@@ -119,13 +119,13 @@ int apply_bounce_wanted(struct store *s, uint64_t id, bool *wanted)
 {
     struct row row;
     *wanted = true;
-    int err = store_get_message(s, id, &row);
+    int err = s->ops->get_head(s, id, &row);
     if (err || !(row.message.flags & MSG_BOUNCE) || !row.message.parent)
         return err == STORE_NOT_FOUND ? STORE_OK : err;
     uint64_t parent = row.message.parent;
     char *list = slice_dup(row.message.envid);
     struct bounce_search b = {.self = id, .list = slice_str(list)};
-    err = store_get_message(s, parent, &row);
+    err = s->ops->get_head(s, parent, &row);
     if (err) {
         free(list);
         return err == STORE_NOT_FOUND ? STORE_OK : err;
@@ -179,7 +179,7 @@ int judge_recipient(struct store *s, struct row_recipient *p, enum unmerged_clas
     if (rcpt_terminal(p->state))
         return STORE_OK;
     struct row row;
-    int err = store_get_message(s, p->id, &row);
+    int err = s->ops->get_head(s, p->id, &row);
     if (err)
         return err == STORE_NOT_FOUND ? STORE_OK : err;
     if (row.message.flags & MSG_BOUNCE) {

@@ -68,7 +68,7 @@ int own_finish(struct own *o, uint64_t id)
     if (err || open)
         return err;
     struct row row;
-    err = store_get_message(s, id, &row);
+    err = s->ops->get_head(s, id, &row);
     if (err)
         return err == STORE_NOT_FOUND ? STORE_OK : err;
     if (row.message.recipients != total)
@@ -78,7 +78,6 @@ int own_finish(struct own *o, uint64_t id)
     if (row.message.state != MESSAGE_DONE)
         row.message.done_ms = o->wall_ms;
     row.message.state = MESSAGE_DONE;
-    row.message.body = (struct slice){NULL, 0};
     buf_clear(&o->scratch);
     return row_encode(&o->scratch, &row) ? put_scratch(o) : STORE_FULL;
 }
@@ -183,7 +182,7 @@ int own_supersede(struct own *o, uint64_t twin, const struct row_message *accept
     struct store *s = o->store;
     struct row row;
     *n = 0;
-    int err = store_get_message(s, twin, &row);
+    int err = s->ops->get_head(s, twin, &row);
     if (err || twin == accepted->id)
         return err == STORE_NOT_FOUND ? STORE_OK : err;
     const struct row_message *m = &row.message;

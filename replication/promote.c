@@ -96,12 +96,11 @@ static int renumber_row(struct store *s, const struct store_meta *meta, const st
     err = s->ops->count_recipients(s, id, &total, &open);
     if (err || open)
         return err;
-    err = store_get_message(s, id, &here);
+    err = s->ops->get_head(s, id, &here);
     if (err || here.message.state == MESSAGE_DONE || here.message.recipients != total)
         return err == STORE_NOT_FOUND ? STORE_OK : err;
     here.message.state = MESSAGE_DONE;
     here.message.done_ms = wall_ms;
-    here.message.body = (struct slice){NULL, 0};
     buf_clear(copy);
     if (!row_encode(copy, &here) || (r = wire_read(buf_slice(copy)), !row_decode(&r, &row)))
         return STORE_CORRUPT;

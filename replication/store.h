@@ -63,6 +63,8 @@ struct store_ops {
      * the next call. */
     int (*get)(struct store *s, const struct row *key, struct row *out,
                enum unmerged_class *unmerged);
+    /* The same of a message, without its body, which may be long. */
+    int (*get_head)(struct store *s, uint64_t id, struct row *out);
     /* All recipients of a message, by index. */
     int (*each_recipient)(struct store *s, uint64_t id, store_row_fn fn, void *ctx);
     /* Rows with pos.lsn > after, in lsn order (epochs of one history never overlap in lsn), until

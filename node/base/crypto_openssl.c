@@ -9,6 +9,7 @@
 #include <openssl/hmac.h>
 #include <openssl/kdf.h>
 #include <openssl/rand.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -53,6 +54,22 @@ bool crypto_equal(const void *a, const void *b, size_t n)
     return CRYPTO_memcmp(a, b, n) == 0;
 }
 
+/* Looked up once: EVP_sha256() is looked up among the providers at each use. */
+static EVP_MD *sha256_md;
+
+static void fetch_sha256(void)
+{
+    sha256_md = EVP_MD_fetch(NULL, "SHA256", NULL);
+    must(sha256_md != NULL, "SHA-256");
+}
+
+static const EVP_MD *sha256_type(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, fetch_sha256);
+    return sha256_md;
+}
+
 struct sha256 {
     EVP_MD_CTX *md;
 };
@@ -61,7 +78,7 @@ struct sha256 *sha256_new(void)
 {
     struct sha256 *h = xmalloc(sizeof *h);
     h->md = EVP_MD_CTX_new();
-    must(h->md && EVP_DigestInit_ex(h->md, EVP_sha256(), NULL) == 1, "SHA-256");
+    must(h->md && EVP_DigestInit_ex(h->md, sha256_type(), NULL) == 1, "SHA-256");
     return h;
 }
 
@@ -86,7 +103,7 @@ void sha256_free(struct sha256 *h)
 
 void crypto_sha256(struct slice s, uint8_t out[32])
 {
-    must(EVP_Digest(s.p, s.n, out, NULL, EVP_sha256(), NULL) == 1, "SHA-256");
+    must(EVP_Digest(s.p, s.n, out, NULL, sha256_type(), NULL) == 1, "SHA-256");
 }
 
 static int hex_digit(char c)

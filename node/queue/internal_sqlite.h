@@ -132,6 +132,7 @@ struct store_sqlite {
     sqlite3_stmt *pin_st;
     bool pinned; /* it is at a row, and so keeps the log from being begun anew */
     bool log_short;
+    struct wal_log *log; /* whose flush is left to store_sqlite_flush(); NULL: none is */
     int fd; /* of the database, to order what SQLite's own can't be asked for; -1: none */
 };
 
@@ -187,6 +188,7 @@ void sqlite_changes(struct store_sqlite *x, const struct row_recipient *p);
 
 /* rows_sqlite.c and walk_sqlite.c: the operations of store.h. */
 int sqlite_put(struct store *s, const struct row *r, enum unmerged_class unmerged);
+int sqlite_get_head(struct store *s, uint64_t id, struct row *out);
 int sqlite_get(struct store *s, const struct row *key, struct row *out,
                enum unmerged_class *unmerged);
 int sqlite_each_recipient(struct store *s, uint64_t id, store_row_fn fn, void *ctx);

@@ -10,10 +10,12 @@
 #include "replication/own.h"
 
 /* What waits for the writer, in order: an operation or a request. */
+struct followed;
 struct item {
     struct item *next;
     struct storage_op *op;
     struct store_request request; /* when op is NULL */
+    struct followed *followed;    /* SR_FOLLOW: its batch and answer */
     /* OP_SELECT: what a reader found, to be changed by the writer; then the reader goes on. */
     struct buf keys;
     uint64_t cursor_id;
@@ -24,6 +26,32 @@ struct item {
 struct list {
     struct item *head, **tail;
 };
+
+/* What shares a transaction (group_uv.c): operations, or batches of the primary that is followed.
+ */
+struct group;
+struct group_kind {
+    /* Sets n_rows and bytes and commits, or rolls back `nothing`. Returns enum store_err. Then, the
+     * transaction over in any case: */
+    int (*commit)(struct storage *s, struct group *g);
+    /* Answers: it is durable, or err, of the commit or its flush. */
+    void (*ended)(struct storage *s, struct group *g, int err);
+    /* Instead of both: rolls back, and answers with err. */
+    void (*given_up)(struct storage *s, struct group *g, int err);
+};
+struct group {
+    const struct group_kind *kind;
+    struct list items; /* to be answered */
+    unsigned n_items;
+    uint64_t n_rows, bytes, closed_ns;
+    struct own_batch batch; /* of operations, as it was handed over */
+    bool nothing, has_opstate, purge;
+    /* of batches that are followed: */
+    struct store_meta before, meta;
+    uint64_t cursor; /* store->cursor and behind, before */
+    bool behind;
+};
+enum flush { FLUSH_NONE, FLUSH_DUE, FLUSH_ENDED };
 
 enum { LANES = 4, LANE_CHANGES = 2, LANE_VERIFY = 3 };
 
@@ -70,15 +98,24 @@ struct storage {
     uint64_t commits, rows, bytes;
     struct times times;
 
-    _Atomic uint64_t busy_since_ns; /* start of the transaction under way; 0: none */
+    _Atomic uint64_t busy_since_ns; /* since when a transaction is under way; 0: none is */
     _Atomic unsigned closing;       /* SR_CLOSE requests that are posted and not yet done */
 
     pthread_mutex_t reading_lock; /* held by a piece of a purge, and around the next two */
     uint64_t unread_from;         /* first lsn that the feed's reader has not come to */
     uint64_t read_ns;             /* when it read last; 0: never */
 
+    pthread_t flusher;
+    pthread_cond_t flush_wake; /* with `lock` */
+    bool flusher_stop;
+    int flush_err;     /* of the one that has ended */
+    int64_t flush_ns;  /* what the last ones took, smoothed */
+    _Atomic int flush; /* enum flush: of what is `written` */
+
     /* the writer's own */
     struct store *store;
+    struct group *open;    /* is being put together; NULL: none */
+    struct group *written; /* its flush is under way; NULL: none's */
     struct own own;
     uint32_t epoch;       /* whose operations are taken; 0: no one's */
     struct pos committed; /* from SR_COMMITTED and the requests */
@@ -102,20 +139,32 @@ void item_free(struct item *i);
 void storage_post(struct storage *s, struct item *i);   /* to the writer's end of the line */
 void storage_search(struct storage *s, struct item *i); /* to the operators' reader */
 void storage_answer(struct storage *s, struct storage_op *op, enum op_result result);
-void storage_begun(struct storage *s);                                /* a transaction starts */
-void storage_ended(struct storage *s, uint64_t rows, uint64_t bytes); /* and was committed */
+void storage_begun(struct storage *s); /* a transaction starts */
+void storage_ended(struct storage *s); /* one has ended */
+void storage_committed(struct storage *s, uint64_t ns, uint64_t rows, uint64_t bytes);
+void storage_checkpoint(struct storage *s); /* between transactions, nothing unflushed */
 void storage_note_opstate(struct storage *s, struct slice key); /* it is in the store, or will be */
 void storage_fail(struct storage *s, int err, const char *why);
 void storage_publish(struct storage *s, bool now); /* counts */
+
+/* group_uv.c */
+int flusher_start(struct storage *s); /* errno */
+void flusher_stop(struct storage *s);
+/* A new group is `open`; its transaction is the caller's to begin. */
+struct group *group_open(struct storage *s, const struct group_kind *kind);
+void group_close(struct storage *s);           /* commits what is open; its flush may go on */
+void group_spoilt(struct storage *s, int err); /* nothing comes of what is open */
+void group_look(struct storage *s);   /* has the flush ended? Answers, then; doesn't wait */
+void group_settle(struct storage *s); /* nothing is open or unflushed any more */
 
 /* check_uv.c: the check that an earlier error ordered; before anything else. */
 void storage_check(struct storage *s);
 /* Has anybody found damage? Then this store has failed, and is checked at the next start. */
 void storage_watch_damage(struct storage *s);
 
-/* writer_uv.c: takes operations off the front of `line` and commits them in one transaction. */
+/* writer_uv.c: takes operations off the front of `line` into the group that is open. */
 void writer_operations(struct storage *s, struct list *line);
-/* A merge request of the primary. Returns enum store_err. */
+/* A merge request of the primary; settled. Returns enum store_err. */
 int writer_merge(struct storage *s, const struct store_request *r);
 /* requests_uv.c: carries out the request at the front of `line` (SR_FOLLOW: those behind it, too)
  * and answers. */

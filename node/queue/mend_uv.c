@@ -115,7 +115,7 @@ static int put_back(struct storage *s, struct slice rows)
             err = store->ops->commit(store);
         else
             store->ops->rollback(store);
-        storage_ended(s, 0, 0);
+        storage_ended(s);
     }
     return err;
 }

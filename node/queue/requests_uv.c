@@ -62,10 +62,9 @@ void writer_tell_opstate(struct storage *s, struct slice rows)
         }
 }
 
-/* --- following: batches that wait share a transaction, each gets its answer --- */
+/* --- following: batches share a transaction as operations do, each gets its answer --- */
 
 struct followed {
-    struct item *item;
     struct batch batch;
     struct store_reply answer;
 };
@@ -83,71 +82,83 @@ static bool has_opstate(const struct batch *b, bool *purge)
     return any;
 }
 
-/* All in one transaction; any error: none of them. */
-static int follow_together(struct storage *s, struct followed *f, unsigned n)
+static void answer_followed(struct storage *s, struct item *i, int err)
+{
+    struct followed *f = i->followed;
+    f->answer.type = SR_FOLLOW;
+    f->answer.cookie = i->request.cookie;
+    f->answer.err = err;
+    if (!err && has_opstate(&f->batch, &s->purging))
+        writer_tell_opstate(s, f->batch.rows);
+    if (err)
+        s->store->ops->get_meta(s->store, &f->answer.meta);
+    s->hooks.reply(s->hooks.ctx, &f->answer);
+    item_free(i);
+}
+
+static int commit_followed(struct storage *s, struct group *g)
 {
     struct store *store = s->store;
-    struct store_meta meta;
-    uint64_t cursor = store->cursor;
-    bool behind = store->behind;
-    int64_t wall_ms = clock_wall_ms();
-    store->ops->get_meta(store, &meta);
-    int err = store->ops->begin(store);
-    if (err)
-        return err;
-    for (unsigned i = 0; !err && i < n; i++) {
-        err = apply_follow_rows(store, &f[i].batch, wall_ms, &meta);
-        f[i].answer.meta = meta;
-    }
+    int err = store->ops->set_meta(store, &g->meta);
     if (!err)
-        err = store->ops->set_meta(store, &meta);
-    if (!err)
-        err = store->ops->commit(store);
-    else
-        store->ops->rollback(store);
-    if (err) {
-        store->cursor = cursor;
-        store->behind = behind;
-    }
+        return store->ops->commit(store);
+    store->ops->rollback(store);
     return err;
 }
 
-static void follow(struct storage *s, struct followed *f, unsigned n)
+/* Not all of them together: which of them, then? */
+static void follow_each(struct storage *s, struct group *g, int err)
 {
-    struct store_meta before;
-    uint64_t rows = 0, bytes = 0;
-    s->store->ops->get_meta(s->store, &before);
-    storage_begun(s);
-    int err = s->failed ? STORE_IO : s->epoch ? STORE_CONFLICT : follow_together(s, f, n);
-    if (err && n > 1 && !is_disk_error(err)) { /* find out which of them */
-        err = STORE_OK;
-        for (unsigned i = 0; i < n; i++) {
-            f[i].answer.err = apply_follow(s->store, &f[i].batch, clock_wall_ms());
-            if (!err && is_disk_error(f[i].answer.err))
-                err = f[i].answer.err; /* final for this store, whichever batch it hit */
-        }
-    } else {
-        for (unsigned i = 0; i < n; i++)
-            f[i].answer.err = err;
+    bool one = g->n_items == 1;
+    s->store->cursor = g->cursor;
+    s->store->behind = g->behind;
+    for (struct item *i; (i = list_pop(&g->items));) {
+        assert(!s->open || s->failed);
+        if (!one && !s->failed && !is_disk_error(err))
+            err = apply_follow(s->store, &i->followed->batch, clock_wall_ms());
+        if (is_disk_error(err) && !s->failed) /* final for this store, whichever batch it hit */
+            storage_fail(s, err, store_sqlite_error(s->store));
+        if (!err)
+            s->store->ops->get_meta(s->store, &i->followed->answer.meta);
+        answer_followed(s, i, err);
     }
-    for (unsigned i = 0; i < n; i++) {
-        if (!f[i].answer.err) {
-            rows += f[i].batch.n_rows;
-            bytes += f[i].batch.rows.n;
-            if (has_opstate(&f[i].batch, &s->purging))
-                writer_tell_opstate(s, f[i].batch.rows);
-        }
-        f[i].answer.type = SR_FOLLOW;
-        f[i].answer.cookie = f[i].item->request.cookie;
-        if (f[i].answer.err)
-            s->store->ops->get_meta(s->store, &f[i].answer.meta);
-        s->hooks.reply(s->hooks.ctx, &f[i].answer);
+    tell_if_changed(s, &g->before);
+}
+
+static void followed_ended(struct storage *s, struct group *g, int err)
+{
+    if (err) {
+        follow_each(s, g, err);
+        return;
     }
+    for (struct item *i; (i = list_pop(&g->items));)
+        answer_followed(s, i, STORE_OK);
+    tell_if_changed(s, &g->before);
+}
+
+static void followed_given_up(struct storage *s, struct group *g, int err)
+{
+    s->store->ops->rollback(s->store);
+    follow_each(s, g, err);
+}
+
+static const struct group_kind followed = {
+    .commit = commit_followed, .ended = followed_ended, .given_up = followed_given_up};
+
+static int begin_followed(struct storage *s)
+{
+    struct store *store = s->store;
+    int err = store->ops->begin(store);
     if (is_disk_error(err) && !s->failed)
-        storage_fail(s, err, store_sqlite_error(s->store));
-    else if (!s->failed)
-        storage_ended(s, rows, bytes);
-    tell_if_changed(s, &before);
+        storage_fail(s, err, store_sqlite_error(store));
+    if (err)
+        return err;
+    struct group *g = group_open(s, &followed);
+    store->ops->get_meta(store, &g->meta);
+    g->before = g->meta;
+    g->cursor = store->cursor;
+    g->behind = store->behind;
+    return STORE_OK;
 }
 
 bool writer_committed(struct storage *s, struct list *line)
@@ -161,40 +172,44 @@ bool writer_committed(struct storage *s, struct list *line)
     return true;
 }
 
+/* One batch into the group that is open. */
+static void follow(struct storage *s, struct item *i)
+{
+    struct followed *f = i->followed = xcalloc(1, sizeof *f);
+    struct wire_reader r = wire_read(bytes_of(&i->request));
+    int err = batch_decode(&r, &f->batch) ? STORE_OK : STORE_CORRUPT;
+    if (!err)
+        err = s->failed ? STORE_IO : s->epoch ? STORE_CONFLICT : STORE_OK;
+    if (!err && !s->open)
+        err = begin_followed(s);
+    if (err) { /* in order */
+        group_settle(s);
+        answer_followed(s, i, err);
+        return;
+    }
+    struct group *g = s->open;
+    list_push(&g->items, i);
+    g->n_items++;
+    g->n_rows += f->batch.n_rows;
+    g->bytes += f->batch.rows.n;
+    err = apply_follow_rows(s->store, &f->batch, clock_wall_ms(), &g->meta);
+    f->answer.meta = g->meta;
+    if (err)
+        group_spoilt(s, err);
+    else if (g->n_items == FOLLOW_MAX || g->bytes >= FOLLOW_BYTES)
+        group_close(s);
+}
+
 static void follow_line(struct storage *s, struct list *line)
 {
-    /* Megabytes with their answers: what is used is set below. */
-    struct followed *f = xmalloc(FOLLOW_MAX * sizeof *f);
-    unsigned n = 0;
-    size_t bytes = 0;
-    while (n < FOLLOW_MAX && bytes < FOLLOW_BYTES && line->head) {
+    while (line->head) {
+        group_look(s);
         if (writer_committed(s, line))
             continue;
         if (line->head->op || line->head->request.type != SR_FOLLOW)
             break;
-        struct item *i = list_pop(line);
-        struct wire_reader r = wire_read(bytes_of(&i->request));
-        if (!batch_decode(&r, &f[n].batch)) {
-            struct store_reply bad = {.err = STORE_CORRUPT};
-            if (n) { /* in order */
-                follow(s, f, n);
-                for (unsigned k = 0; k < n; k++)
-                    item_free(f[k].item);
-                n = 0;
-            }
-            reply(s, &i->request, &bad);
-            item_free(i);
-            continue;
-        }
-        bytes += f[n].batch.rows.n;
-        memset(&f[n].answer, 0, sizeof f[n].answer);
-        f[n++].item = i;
+        follow(s, list_pop(line));
     }
-    if (n)
-        follow(s, f, n);
-    for (unsigned k = 0; k < n; k++)
-        item_free(f[k].item);
-    free(f);
 }
 
 /* --- the others --- */
@@ -379,6 +394,7 @@ void writer_requests(struct storage *s, struct list *line)
     }
     if (writer_committed(s, line))
         return;
+    group_settle(s);
     struct item *i = list_pop(line);
     struct store_request *r = &i->request;
     struct store_reply out = {.err = STORE_OK};
@@ -394,7 +410,7 @@ void writer_requests(struct storage *s, struct list *line)
     if (is_disk_error(out.err) && !s->failed)
         storage_fail(s, out.err, store_sqlite_error(s->store));
     else if (!s->failed)
-        storage_ended(s, 0, 0);
+        storage_ended(s);
     tell_if_changed(s, &before);
     item_free(i);
 }

@@ -487,6 +487,25 @@ int sqlite_get(struct store *s, const struct row *key, struct row *out,
     return err;
 }
 
+int sqlite_get_head(struct store *s, uint64_t id, struct row *out)
+{
+    struct store_sqlite *x = sqlite_of(s);
+    sqlite3_stmt *st = sqlite_statement(x, ST_MESSAGE_HEAD);
+    enum unmerged_class mark;
+    if (!st)
+        return STORE_IO;
+    sqlite3_bind_int64(st, 1, (int64_t)id);
+    int rc = sqlite3_step(st), err = sqlite_error(rc);
+    if (rc == SQLITE_ROW) {
+        sqlite_read_message(st, 0, false, out, &mark);
+        err = keep_row(x, out);
+    } else if (!err) {
+        err = STORE_NOT_FOUND;
+    }
+    sqlite3_reset(st);
+    return err;
+}
+
 int sqlite_each_recipient(struct store *s, uint64_t id, store_row_fn fn, void *ctx)
 {
     int err = sqlite_flush(sqlite_of(s));

@@ -1,7 +1,7 @@
 /* See storage_uv.h: the threads, their lines, statistics. What the writer does is in writer_uv.c
- * and requests_uv.c. The writer thread alone touches the store; it also does the checkpoints,
- * between transactions. Readers have a connection and a thread each. Nothing here runs a loop of
- * libuv: answers are posted to the mailboxes of those who asked. */
+ * and requests_uv.c. The writer thread alone touches the store (but for the flushes of group_uv.c);
+ * it also does the checkpoints, between transactions. Readers have a connection and a thread each.
+ * Nothing here runs a loop of libuv: answers are posted to the mailboxes of those who asked. */
 #include "node/queue/storage_uv.h"
 
 #include <assert.h>
@@ -46,6 +46,7 @@ void item_free(struct item *i)
     else
         shared_unref(i->request.bytes);
     buf_free(&i->keys);
+    free(i->followed);
     free(i);
 }
 
@@ -174,21 +175,24 @@ void storage_read(struct storage *s, unsigned lane, struct storage_read *r)
 
 void storage_begun(struct storage *s)
 {
-    atomic_store(&s->busy_since_ns, clock_boot_ns());
+    uint64_t none = 0;
+    atomic_compare_exchange_strong(&s->busy_since_ns, &none, clock_boot_ns());
 }
 
-void storage_ended(struct storage *s, uint64_t rows, uint64_t bytes)
+void storage_ended(struct storage *s)
 {
-    uint64_t now = clock_boot_ns(), since = atomic_exchange(&s->busy_since_ns, 0);
-    if (!rows)
-        return;
-    uint64_t us = (now - since) / 1000;
+    atomic_store(&s->busy_since_ns, s->open || s->written ? clock_boot_ns() : 0);
+}
+
+void storage_committed(struct storage *s, uint64_t ns, uint64_t rows, uint64_t bytes)
+{
+    uint64_t us = ns / 1000;
     pthread_mutex_lock(&s->lock);
     s->commits++;
     s->rows += rows;
     s->bytes += bytes;
     unsigned k = s->times.n++ % COMMIT_TIMES;
-    s->times.at_ns[k] = now;
+    s->times.at_ns[k] = clock_boot_ns();
     s->times.us[k] = us < UINT32_MAX ? (uint32_t)us : UINT32_MAX;
     pthread_mutex_unlock(&s->lock);
 }
@@ -303,21 +307,21 @@ static void purge_step(struct storage *s)
     if (err)
         storage_fail(s, err, store_sqlite_error(s->store));
     else if (!s->failed)
-        storage_ended(s, 0, 0);
+        storage_ended(s);
     s->purging = more && !err;
 }
 
-/* Waits for work. False: stop. */
+/* Waits for work, or the end of a flush. False: stop. */
 static bool take(struct storage *s, struct list *line)
 {
     pthread_mutex_lock(&s->lock);
-    while (!s->stop && !s->items.head && !s->purging) {
+    while (!s->stop && !s->items.head && !s->purging && atomic_load(&s->flush) != FLUSH_ENDED) {
         struct timespec until;
         clock_gettime(CLOCK_REALTIME, &until);
         until.tv_sec++;
         pthread_cond_timedwait(&s->wake, &s->lock, &until);
-        if (s->items.head)
-            break;
+        if (s->items.head || s->written)
+            continue;
         pthread_mutex_unlock(&s->lock);
         storage_watch_damage(s);
         storage_publish(s, true);
@@ -333,7 +337,7 @@ static bool take(struct storage *s, struct list *line)
 }
 
 /* Its time counts like a transaction's: a disk that hangs here holds up the next one. */
-static void checkpoint(struct storage *s)
+void storage_checkpoint(struct storage *s)
 {
     if (s->failed)
         return;
@@ -342,7 +346,7 @@ static void checkpoint(struct storage *s)
     if (err)
         storage_fail(s, err, store_sqlite_error(s->store));
     else
-        storage_ended(s, 0, 0);
+        storage_ended(s);
 }
 
 static void *run_writer(void *arg)
@@ -352,25 +356,26 @@ static void *run_writer(void *arg)
     if (s->checking)
         storage_check(s);
     while (take(s, &line)) {
+        group_look(s);
         if (s->purging) {
+            group_settle(s);
             purge_step(s);
-            checkpoint(s);
+            storage_checkpoint(s);
         }
         while (line.head) {
             if (line.head->op)
                 writer_operations(s, &line);
             else
                 writer_requests(s, &line);
-            storage_watch_damage(s);
-            checkpoint(s);
-            storage_publish(s, false);
         }
-        pthread_mutex_lock(&s->lock);
-        bool quiet = !s->items.head;
-        pthread_mutex_unlock(&s->lock);
-        if (quiet)
-            storage_publish(s, false);
+        storage_watch_damage(s);
+        if (s->open && !s->written)
+            group_close(s);
+        if (!s->open && !s->written)
+            storage_checkpoint(s);
+        storage_publish(s, false);
     }
+    group_settle(s);
     return NULL;
 }
 
@@ -460,6 +465,7 @@ struct storage *storage_open(const struct config *c, struct store_meta *meta, bo
     pthread_mutex_init(&s->lock, NULL);
     pthread_mutex_init(&s->reading_lock, NULL);
     pthread_cond_init(&s->wake, NULL);
+    pthread_cond_init(&s->flush_wake, NULL);
     list_init(&s->items);
     own_init(&s->own);
     s->twins_stale = true;
@@ -526,7 +532,7 @@ void storage_start(struct storage *s, const struct storage_hooks *hooks)
     s->started = true;
     s->purging = true; /* the rest of a purge that was cut off by the end of the last process */
     tell_opstates(s);
-    int rc = pthread_create(&s->thread, NULL, run_writer, s);
+    int rc = flusher_start(s) | pthread_create(&s->thread, NULL, run_writer, s);
     for (unsigned i = 0; i < LANES; i++)
         rc |= pthread_create(&s->lanes[i].thread, NULL, run_reader, &s->lanes[i]);
     assert(rc == 0);
@@ -547,6 +553,7 @@ void storage_stop(struct storage *s)
         for (unsigned i = 0; i < LANES; i++) /* they post to the writer */
             pthread_join(s->lanes[i].thread, NULL);
         pthread_join(s->thread, NULL);
+        flusher_stop(s);
     }
     for (unsigned k = 0; k < LANES; k++) {
         struct lane *l = &s->lanes[k];
@@ -566,6 +573,7 @@ void storage_stop(struct storage *s)
     free(s->twins);
     free(s->path);
     pthread_cond_destroy(&s->wake);
+    pthread_cond_destroy(&s->flush_wake);
     pthread_mutex_destroy(&s->lock);
     pthread_mutex_destroy(&s->reading_lock);
     free(s);

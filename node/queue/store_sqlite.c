@@ -248,6 +248,7 @@ static const struct store_ops operations = {
     .set_meta = set_meta,
     .put = sqlite_put,
     .get = sqlite_get,
+    .get_head = sqlite_get_head,
     .each_recipient = sqlite_each_recipient,
     .changes_after = sqlite_changes_after,
     .mark_unmerged = sqlite_mark_unmerged,
@@ -348,6 +349,36 @@ static void start_writing(struct store_sqlite *x)
         sync_file_range(x->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
 }
 
+bool store_sqlite_checkpoint_due(const struct store *s)
+{
+    const struct store_sqlite *x = (const struct store_sqlite *)s;
+    return x->wal_pages - x->wal_tried >= STEP_PAGES;
+}
+
+bool store_sqlite_defer(struct store *s, bool on)
+{
+    struct store_sqlite *x = sqlite_of(s);
+    if (on)
+        x->log = wal_sqlite_log(x->db);
+    if (x->log)
+        wal_sqlite_defer(x->log, on);
+    return x->log != NULL;
+}
+
+int store_sqlite_flush(const struct store *s)
+{
+    const struct store_sqlite *x = (const struct store_sqlite *)s;
+    int e = wal_sqlite_flush(x->log);
+    if (e)
+        log_error("storage.flush", "error=\"%s\"", strerror(e));
+    return e ? STORE_IO : STORE_OK;
+}
+
+void store_sqlite_flushed(struct store *s)
+{
+    wal_sqlite_flushed(sqlite_of(s)->log);
+}
+
 /* What is behind the pin can't be moved yet, so SQLite moves what is before it and flushes nothing:
  * a step costs memory's time. Moved whole, the log costs three flushes in a row: the database, the
  * beginning of the new log, and the commit that waits for both. */
@@ -355,7 +386,7 @@ int store_sqlite_checkpoint(struct store *s)
 {
     struct store_sqlite *x = sqlite_of(s);
     assert(!x->in_transaction);
-    if (x->wal_pages - x->wal_tried < STEP_PAGES)
+    if (!store_sqlite_checkpoint_due(s))
         return STORE_OK;
     bool whole = x->wal_pages >= (keep_short(x) ? SHORT_PAGES : CHECKPOINT_PAGES);
     int rc = SQLITE_OK;
@@ -540,6 +571,9 @@ static bool open_writer(struct store_sqlite *x, const char *path, char *err, siz
     }
     sqlite3_busy_timeout(x->db, 1000);
     sqlite3_db_config(x->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+    /* Small blocks of its own: else the prepared statements hold them all, and some sixty
+     * allocations a message go to malloc. Only a saving: it may be refused. */
+    sqlite3_db_config(x->db, SQLITE_DBCONFIG_LOOKASIDE, NULL, 1200, 800);
     int rc = sqlite3_exec(x->db,
                           "PRAGMA page_size=8192;PRAGMA journal_mode=WAL;PRAGMA synchronous=FULL;"
                           "PRAGMA secure_delete=OFF;PRAGMA wal_autocheckpoint=0;"

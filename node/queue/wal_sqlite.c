@@ -4,13 +4,21 @@
  * index, which is after the flush. Flushing again what was flushed is left out: who moves the log
  * into the database flushes it first, which the commits have done. An error of a write that was put
  * off is the answer of the call that carries it out, and of the next flush, too: a transaction that
- * went on after a read failed for it would else be committed with pages that aren't there. */
+ * went on after a read failed for it would else be committed with pages that aren't there.
+ *
+ * Deferred, a commit's flush is left to somebody else (storage_uv.c answers for it). What a crash
+ * leaves of the log is read up to the first frame that doesn't fit the checksums before it, so
+ * later commits never stand without earlier ones. The flush of the head of a log that is begun anew
+ * is never left out: behind an old head new frames would be taken for what they aren't. */
 #include "node/queue/wal_sqlite.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <sqlite3.h>
-#include <stdbool.h>
+#include <stdint.h>
 #include <string.h>
+#include <unistd.h>
 
 enum {
     /* Some fifteen pages in one write. SQLite's own file system layer takes less than 128 KiB at
@@ -18,24 +26,27 @@ enum {
     GATHER_BYTES = 124 << 10
 };
 
-struct log_file {
+struct wal_log {
     sqlite3_file base;
     sqlite3_file *real;
     unsigned char *bytes; /* GATHER_BYTES */
     int n;
-    sqlite3_int64 at; /* where they belong */
-    int failed;       /* of a write that was put off, until a flush has told it */
-    bool flushed;     /* nothing was written since */
+    sqlite3_int64 at;          /* where they belong */
+    int failed;                /* of a write that was put off, until a flush has told it */
+    bool flushed;              /* nothing was written since */
+    int fd;                    /* of its own, to flush beside SQLite; -1: none */
+    bool deferring, head;      /* head: the log was begun anew, and that isn't flushed */
+    uint64_t writes, deferred; /* so many there were; at the last flush that was left out */
 };
 
 static sqlite3_vfs vfs, *real_vfs;
 
-static struct log_file *log_of(sqlite3_file *f)
+static struct wal_log *log_of(sqlite3_file *f)
 {
-    return (struct log_file *)f;
+    return (struct wal_log *)f;
 }
 
-static int carry_out(struct log_file *l)
+static int carry_out(struct wal_log *l)
 {
     int n = l->n, rc = SQLITE_OK;
     l->n = 0;
@@ -50,13 +61,15 @@ static int carry_out(struct log_file *l)
 
 static int on_write(sqlite3_file *f, const void *p, int n, sqlite3_int64 at)
 {
-    struct log_file *l = log_of(f);
+    struct wal_log *l = log_of(f);
     if (l->n && (at != l->at + l->n || n > GATHER_BYTES - l->n)) {
         int rc = carry_out(l);
         if (rc != SQLITE_OK)
             return rc;
     }
     l->flushed = false;
+    l->head = l->head || at == 0;
+    l->writes++;
     if (n > GATHER_BYTES)
         return l->real->pMethods->xWrite(l->real, p, n, at);
     if (!l->n)
@@ -68,26 +81,31 @@ static int on_write(sqlite3_file *f, const void *p, int n, sqlite3_int64 at)
 
 static int on_read(sqlite3_file *f, void *p, int n, sqlite3_int64 at)
 {
-    struct log_file *l = log_of(f);
+    struct wal_log *l = log_of(f);
     int rc = carry_out(l);
     return rc != SQLITE_OK ? rc : l->real->pMethods->xRead(l->real, p, n, at);
 }
 
 static int on_sync(sqlite3_file *f, int flags)
 {
-    struct log_file *l = log_of(f);
+    struct wal_log *l = log_of(f);
     carry_out(l);
     int rc = l->failed;
     l->failed = SQLITE_OK;
+    if (rc == SQLITE_OK && l->deferring && !l->head) {
+        l->deferred = l->writes;
+        return SQLITE_OK;
+    }
     if (rc == SQLITE_OK && !l->flushed)
         rc = l->real->pMethods->xSync(l->real, flags);
     l->flushed = rc == SQLITE_OK;
+    l->head = l->head && !l->flushed;
     return rc;
 }
 
 static int on_truncate(sqlite3_file *f, sqlite3_int64 size)
 {
-    struct log_file *l = log_of(f);
+    struct wal_log *l = log_of(f);
     int rc = carry_out(l);
     l->flushed = false;
     return rc != SQLITE_OK ? rc : l->real->pMethods->xTruncate(l->real, size);
@@ -95,17 +113,19 @@ static int on_truncate(sqlite3_file *f, sqlite3_int64 size)
 
 static int on_size(sqlite3_file *f, sqlite3_int64 *size)
 {
-    struct log_file *l = log_of(f);
+    struct wal_log *l = log_of(f);
     int rc = carry_out(l);
     return rc != SQLITE_OK ? rc : l->real->pMethods->xFileSize(l->real, size);
 }
 
 static int on_close(sqlite3_file *f)
 {
-    struct log_file *l = log_of(f);
+    struct wal_log *l = log_of(f);
     int rc = carry_out(l);
     int closed = l->real->pMethods->xClose(l->real);
     sqlite3_free(l->bytes);
+    if (l->fd >= 0)
+        close(l->fd);
     return rc != SQLITE_OK ? rc : closed;
 }
 
@@ -161,13 +181,14 @@ static int on_open(sqlite3_vfs *v, sqlite3_filename name, sqlite3_file *f, int f
     (void)v;
     if (!(flags & SQLITE_OPEN_WAL))
         return real->xOpen(real, name, f, flags, out);
-    struct log_file *l = log_of(f);
+    struct wal_log *l = log_of(f);
     memset(l, 0, sizeof *l);
     l->real = (sqlite3_file *)(l + 1);
     l->bytes = sqlite3_malloc(GATHER_BYTES);
     int rc = l->bytes ? real->xOpen(real, name, l->real, flags, out) : SQLITE_NOMEM;
     if (rc == SQLITE_OK) {
         l->base.pMethods = &methods;
+        l->fd = open(name, O_RDONLY | O_CLOEXEC);
     } else {
         if (l->bytes && l->real->pMethods)
             l->real->pMethods->xClose(l->real);
@@ -186,10 +207,34 @@ static void set_up(void)
     vfs = *real_vfs; /* whatever else it does it does for the other files, too */
     vfs.pNext = NULL;
     vfs.zName = "baton";
-    vfs.szOsFile = (int)sizeof(struct log_file) + real_vfs->szOsFile;
+    vfs.szOsFile = (int)sizeof(struct wal_log) + real_vfs->szOsFile;
     vfs.xOpen = on_open;
     if (sqlite3_vfs_register(&vfs, 0) != SQLITE_OK)
         vfs.zName = NULL;
+}
+
+struct wal_log *wal_sqlite_log(void *db)
+{
+    sqlite3_file *f = NULL;
+    if (sqlite3_file_control(db, "main", SQLITE_FCNTL_JOURNAL_POINTER, &f) != SQLITE_OK || !f ||
+        f->pMethods != &methods || log_of(f)->fd < 0)
+        return NULL;
+    return log_of(f);
+}
+
+void wal_sqlite_defer(struct wal_log *l, bool on)
+{
+    l->deferring = on;
+}
+
+int wal_sqlite_flush(const struct wal_log *l)
+{
+    return fdatasync(l->fd) == 0 ? 0 : errno;
+}
+
+void wal_sqlite_flushed(struct wal_log *l)
+{
+    l->flushed = l->flushed || l->writes == l->deferred;
 }
 
 const char *wal_sqlite_vfs(void)

@@ -1,9 +1,10 @@
 /* The storage thread's own transactions: operations of the relay, and merges (protocol 4.1, 8).
  *
- * One transaction takes what waits, up to a cap. Its rows are numbered and put into the store as
- * they are built; complete, the batch goes to replication, and only then is it committed here, so
- * that both disks write side by side. Before that hand-over an error costs nothing but the
- * operations in it; from the hand-over on, a failure ends the epoch (incident 32). */
+ * One transaction takes what waits, up to a cap (group_uv.c). Its rows are numbered and put into
+ * the store as they are built; complete, the batch goes to replication, and only then is it
+ * committed here, so that both disks write side by side. Before that hand-over an error costs
+ * nothing but the operations in it; from the hand-over on, a failure ends the epoch (incident 32).
+ */
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -353,39 +354,74 @@ static void answer_all(struct storage *s, struct list *taken, enum op_result res
         answer(s, i, result);
 }
 
-/* Hands the batch over and commits. Returns OP_DURABLE, or what became of the operations in it. */
-static enum op_result finish(struct storage *s)
+/* Hands the batch over and commits. */
+static int commit_operations(struct storage *s, struct group *g)
 {
     struct own *o = &s->own;
-    if (!own_count(o)) { /* nothing was left to write: what they saw is committed already */
+    if (!own_count(o)) { /* nothing was left to write: what they saw is durable already */
         own_abort(o);
-        storage_ended(s, 0, 0);
-        return OP_DURABLE;
+        g->nothing = true;
+        return STORE_OK;
     }
-    struct own_batch b = own_batch(o);
-    s->hooks.batch(s->hooks.ctx, &b);
+    g->batch = own_batch(o);
+    g->n_rows = g->batch.n_rows;
+    g->bytes = g->batch.rows->n;
+    g->has_opstate = o->has_opstate;
+    g->purge = o->purge;
+    s->hooks.batch(s->hooks.ctx, &g->batch);
     int err = own_commit(o, s->committed);
-    if (err) {
-        shared_unref(b.rows);
+    if (err)
         storage_fail(s, err, store_sqlite_error(s->store));
-        return OP_FAILED;
+    return err;
+}
+
+static void operations_ended(struct storage *s, struct group *g, int err)
+{
+    const struct own_batch *b = &g->batch;
+    if (!err && g->n_rows) {
+        s->hooks.durable(s->hooks.ctx, (struct pos){b->epoch, b->last});
+        if (g->has_opstate)
+            writer_tell_opstate(s, slice_of(b->rows->data, b->rows->n));
+        s->purging = s->purging || g->purge;
     }
-    storage_ended(s, b.n_rows, b.rows->n);
-    s->hooks.durable(s->hooks.ctx, (struct pos){b.epoch, b.last});
-    if (o->has_opstate)
-        writer_tell_opstate(s, slice_of(b.rows->data, b.rows->n));
-    s->purging = s->purging || o->purge;
-    shared_unref(b.rows);
-    return OP_DURABLE;
+    shared_unref(b->rows);
+    answer_all(s, &g->items, err ? OP_FAILED : OP_DURABLE);
+}
+
+/* Nothing was handed over: its numbers were not given out, and nobody has seen it. A merge answers
+ * for itself. */
+static void operations_given_up(struct storage *s, struct group *g, int err)
+{
+    char why[200];
+    bool failed = g->items.head != NULL;
+    snprintf(why, sizeof why, "%s", store_sqlite_error(s->store));
+    own_abort(&s->own);
+    answer_all(s, &g->items, OP_NOT_PRIMARY);
+    if (failed)
+        storage_fail(s, err, why);
+}
+
+static const struct group_kind operations = {
+    .commit = commit_operations, .ended = operations_ended, .given_up = operations_given_up};
+
+static int begin_operations(struct storage *s)
+{
+    int err = own_begin(&s->own, s->store, s->epoch, clock_wall_ms());
+    if (!err)
+        group_open(s, &operations);
+    return err;
+}
+
+static bool has_room(const struct storage *s, const struct item *i)
+{
+    return !own_full(&s->own) && s->own.rows.len + op_bytes(i) <= OWN_BYTES_MAX &&
+           own_count(&s->own) + i->op->n_rows <= OWN_ROWS_MAX;
 }
 
 void writer_operations(struct storage *s, struct list *line)
 {
-    struct list taken;
-    list_init(&taken);
-    bool open = false;
-    int err = STORE_OK;
-    while (!err && line->head) {
+    while (line->head) {
+        group_look(s);
         struct item *i = line->head;
         if (writer_committed(s, line))
             continue;
@@ -395,31 +431,22 @@ void writer_operations(struct storage *s, struct list *line)
             answer(s, list_pop(line), OP_NOT_PRIMARY);
             continue;
         }
-        if (open && (own_full(&s->own) || s->own.rows.len + op_bytes(i) > OWN_BYTES_MAX ||
-                     own_count(&s->own) + i->op->n_rows > OWN_ROWS_MAX))
-            break;
-        if (!open) {
-            storage_begun(s);
-            err = own_begin(&s->own, s->store, s->epoch, clock_wall_ms());
-            open = !err;
+        if (s->open && !has_room(s, i)) {
+            group_close(s);
+            continue;
         }
-        i = list_pop(line);
-        if (!err)
-            err = write_item(s, i);
-        list_push(&taken, i);
+        list_pop(line);
+        int err = s->open ? STORE_OK : begin_operations(s);
+        if (err) {
+            answer(s, i, OP_NOT_PRIMARY);
+            storage_fail(s, err, store_sqlite_error(s->store));
+            continue;
+        }
+        list_push(&s->open->items, i);
+        err = write_item(s, i);
+        if (err)
+            group_spoilt(s, err);
     }
-    if (err) {
-        /* Nothing was handed over: its numbers were not given out, and nobody has seen it. */
-        if (open)
-            own_abort(&s->own);
-        char why[200];
-        snprintf(why, sizeof why, "%s", store_sqlite_error(s->store));
-        answer_all(s, &taken, OP_NOT_PRIMARY);
-        storage_fail(s, err, why);
-        return;
-    }
-    if (open)
-        answer_all(s, &taken, finish(s));
 }
 
 int writer_merge(struct storage *s, const struct store_request *r)
@@ -432,10 +459,7 @@ int writer_merge(struct storage *s, const struct store_request *r)
     struct wire_reader w = wire_read(slice_of(r->bytes->data, r->bytes->n));
     int err = STORE_OK;
     while (!err && w.n) {
-        storage_begun(s);
-        err = own_begin(&s->own, s->store, s->epoch, clock_wall_ms());
-        if (err)
-            break;
+        err = begin_operations(s);
         while (!err && w.n && !own_full(&s->own)) {
             struct row row;
             uint8_t as = wire_get_u8(&w);
@@ -445,10 +469,15 @@ int writer_merge(struct storage *s, const struct store_request *r)
                 err = own_merge(&s->own, &row, (enum unmerged_class)as, (int64_t)s->quarantine_ms);
         }
         if (err)
-            own_abort(&s->own);
-        else if (finish(s) != OP_DURABLE)
+            group_spoilt(s, err);
+        else
+            group_close(s);
+        if (s->failed)
             err = STORE_IO;
     }
+    group_settle(s);
+    if (s->failed)
+        err = STORE_IO;
     s->twins_stale = true;
     if (!err) {
         s->store->ops->get_meta(s->store, &meta);

@@ -431,6 +431,14 @@ static int op_get(struct store *s, const struct row *key, struct row *out,
     return STORE_OK;
 }
 
+static int op_get_head(struct store *s, uint64_t id, struct row *out)
+{
+    struct row key = {.type = ROW_MESSAGE, .message.id = id};
+    int err = op_get(s, &key, out, NULL);
+    out->message.body = (struct slice){NULL, 0};
+    return err;
+}
+
 static bool tell(const struct slot *slot, store_row_fn fn, void *ctx)
 {
     if (!slot || !slot->cell)
@@ -717,6 +725,7 @@ static const struct store_ops ops = {
     .set_meta = op_set_meta,
     .put = op_put,
     .get = op_get,
+    .get_head = op_get_head,
     .each_recipient = op_each_recipient,
     .changes_after = op_changes_after,
     .mark_unmerged = op_mark_unmerged,
