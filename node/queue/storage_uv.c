@@ -5,6 +5,7 @@
 #include "node/queue/storage_uv.h"
 
 #include <assert.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -349,10 +350,19 @@ void storage_checkpoint(struct storage *s)
         storage_ended(s);
 }
 
+/* Woken, it doesn't push aside who runs: on a busy machine that is mostly the relay, and what that
+ * is about to bring shares the transaction. Only a hint: it may be refused. */
+static void be_patient(void)
+{
+    struct sched_param p = {0};
+    pthread_setschedparam(pthread_self(), SCHED_BATCH, &p);
+}
+
 static void *run_writer(void *arg)
 {
     struct storage *s = arg;
     struct list line;
+    be_patient();
     if (s->checking)
         storage_check(s);
     while (take(s, &line)) {

@@ -577,7 +577,7 @@ static bool open_writer(struct store_sqlite *x, const char *path, char *err, siz
     int rc = sqlite3_exec(x->db,
                           "PRAGMA page_size=8192;PRAGMA journal_mode=WAL;PRAGMA synchronous=FULL;"
                           "PRAGMA secure_delete=OFF;PRAGMA wal_autocheckpoint=0;"
-                          "PRAGMA cache_size=-65536;"
+                          "PRAGMA cache_size=-32768;"
                           "PRAGMA foreign_keys=OFF;PRAGMA temp_store=MEMORY",
                           NULL, NULL, NULL);
     if (rc == SQLITE_OK) {
