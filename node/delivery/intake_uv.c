@@ -99,7 +99,7 @@ void intake_fresh(void *ctx, struct queued *q)
         queued_free(q);
         return;
     }
-    struct letter *l = letter_new(d, q->memory.len + q->n_rcpts * sizeof *q->rcpts);
+    struct letter *l = letter_new(d, q->memory.cap + q->n_rcpts * sizeof *q->rcpts);
     l->fresh = q;
     l->m = q->message;
     distribute(l, q->rcpts, q->n_rcpts);

@@ -116,7 +116,7 @@ static struct storage_op *op_new(struct queue *q, enum storage_op_type type, enu
 static void wait_for(struct queue *q, struct storage_op *op, queue_done done, void *ctx)
 {
     struct waiting *w = xcalloc(1, sizeof *w);
-    *w = (struct waiting){done, ctx, op->memory.len + op->n_rows * sizeof *op->rows};
+    *w = (struct waiting){done, ctx, op->memory.cap + op->n_rows * sizeof *op->rows};
     op->ctx = w;
     q->stats.waiting_bytes += w->bytes;
 }
@@ -160,23 +160,33 @@ static void add_recipient(struct storage_op *op, const struct row_recipient *p)
         take_slice(&op->memory, fields[i]);
 }
 
-static void reserve(struct buf *memory, size_t n)
+static void grow(struct buf *memory, size_t n)
 {
-    buf_init(memory, n ? n : 1);
+    memory->max = memory->len + n > memory->cap ? memory->len + n : memory->cap;
     bool ok = buf_reserve(memory, n);
     assert(ok);
     (void)ok;
 }
 
+static void reserve(struct buf *memory, size_t n)
+{
+    buf_init(memory, n ? n : 1);
+    grow(memory, n);
+}
+
 void queue_add(struct queue *q, const struct row_message *m, const struct row_recipient *rcpts,
-               unsigned n, queue_done done, void *ctx)
+               unsigned n, struct buf *body, queue_done done, void *ctx)
 {
     struct storage_op *op = op_new(q, OP_ADD, MAIL_ADD, n + 1);
-    size_t bytes = message_bytes(m);
+    size_t bytes = message_bytes(m), body_n = body->len;
+    assert(!m->body.n);
     for (unsigned i = 0; i < n; i++)
         bytes += recipient_bytes(&rcpts[i]);
-    reserve(&op->memory, bytes);
+    op->memory = *body; /* and the rest behind it */
+    buf_init(body, body->max);
+    grow(&op->memory, bytes);
     add_message(op, m);
+    op->rows[0].message.body = slice_of(body_n ? op->memory.data : NULL, body_n);
     op->rows[0].message.recipients = n;
     for (unsigned i = 0; i < n; i++) {
         add_recipient(op, &rcpts[i]);

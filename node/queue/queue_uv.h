@@ -39,10 +39,11 @@ void queue_merged(struct queue *q, struct pos end);
 uint32_t queue_epoch(const struct queue *q); /* 0: not serving */
 uint64_t queue_next_id(struct queue *q);     /* MESSAGE_ID(epoch, sequence) */
 
-/* Adds a message with its recipients (rows copied); body inline, or chunks added before by
- * queue_add_chunk. done after it is committed. */
+/* Adds a message with its recipients (rows copied). Its body is in `body`, whose bytes are taken
+ * and which is empty afterwards; or in chunks that queue_add_chunk added before. done after it is
+ * committed. */
 void queue_add(struct queue *q, const struct row_message *m, const struct row_recipient *rcpts,
-               unsigned n, queue_done done, void *ctx);
+               unsigned n, struct buf *body, queue_done done, void *ctx);
 void queue_add_chunk(struct queue *q, uint64_t id, uint32_t index, struct slice data,
                      queue_done done, void *ctx);
 /* A message given up after chunks were written: a tombstone without recipients takes them away. */

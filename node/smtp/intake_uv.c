@@ -232,13 +232,10 @@ static void submit(struct conn *c)
     if (sub->next)
         sub->next->link = &sub->next;
     s->submissions = sub;
-    struct buf body = in->part; /* stays until the queue has copied it */
+    struct buf body = in->part;
     buf_init(&in->part, BODY_INLINE_MAX);
-    if (!in->chunks)
-        m->body = buf_slice(&body);
+    if (in->chunks) /* which have it; large, and empty */
+        buf_free(&body);
     intake_detach(c);
-    struct row_message row = *m;
-    m->body = slice_of(NULL, 0);
-    queue_add(s->queue, &row, sub->message.rcpts, sub->message.n, on_fate, sub);
-    buf_free(&body);
+    queue_add(s->queue, m, sub->message.rcpts, sub->message.n, &body, on_fate, sub);
 }

@@ -233,24 +233,25 @@ static void on_committed(void *ctx, enum queue_outcome o, uint64_t n)
 
 static void add(unsigned number)
 {
-    char rcpt[64], domain[32], body[200];
+    char rcpt[64], domain[32];
+    struct buf body;
+    buf_init(&body, BODY_INLINE_MAX);
     snprintf(domain, sizeof domain, "d%u.example", number % 5);
     snprintf(rcpt, sizeof rcpt, "user%u@%s", number, domain);
-    int n = snprintf(body, sizeof body, "Subject: m%u\r\n\r\nbody of %u\r\n", number, number);
+    buf_printf(&body, "Subject: m%u\r\n\r\nbody of %u\r\n", number, number);
     struct row_message m = {.id = queue_next_id(queue),
                             .received_ms = clock_wall_ms(),
-                            .size = (uint64_t)n,
+                            .size = body.len,
                             .recipients = 1,
                             .sender = SLICE_LIT("s@home.example"),
-                            .prefix = SLICE_LIT("Received: by test\r\n"),
-                            .body = slice_of(body, (size_t)n)};
+                            .prefix = SLICE_LIT("Received: by test\r\n")};
     struct row_recipient r = {.id = m.id,
                               .state = RCPT_QUEUED,
                               .next_ms = m.received_ms,
                               .address = slice_str(rcpt),
                               .domain = slice_str(domain)};
-    crypto_sha256(m.body, m.sha256);
-    queue_add(queue, &m, &r, 1, on_committed, NULL);
+    crypto_sha256(buf_slice(&body), m.sha256);
+    queue_add(queue, &m, &r, 1, &body, on_committed, NULL);
 }
 
 static unsigned dumped(void)

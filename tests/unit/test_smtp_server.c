@@ -62,7 +62,7 @@ static void hold(struct queue *q, bool wait, queue_done done, void *ctx)
 }
 
 void queue_add(struct queue *q, const struct row_message *m, const struct row_recipient *rcpts,
-               unsigned n, queue_done done, void *ctx)
+               unsigned n, struct buf *body, queue_done done, void *ctx)
 {
     uint8_t sha[32];
     q->messages++;
@@ -73,8 +73,10 @@ void queue_add(struct queue *q, const struct row_message *m, const struct row_re
     buf_append_slice(&q->origin, m->origin);
     if (!m->chunks) {
         buf_clear(&q->body);
-        buf_append_slice(&q->body, m->body);
+        buf_append_slice(&q->body, buf_slice(body));
     }
+    ck_assert_uint_eq(m->body.n, 0);
+    buf_free(body);
     ck_assert_uint_eq(n, m->recipients);
     ck_assert_uint_eq(m->size, q->body.len);
     crypto_sha256(buf_slice(&q->body), sha);
