@@ -197,12 +197,71 @@ START_TEST(test_a_write_that_fails_before_the_flush_fails_it)
 }
 END_TEST
 
+/* A commit's flush may be left to somebody else, who then covers all that was written by then;
+ * never that of the head, which each log begins with. */
+START_TEST(test_a_flush_that_is_deferred)
+{
+    open_log();
+    sqlite3 *db;
+    char name[100];
+    snprintf(name, sizeof name, "%s/b.db", dir);
+    ck_assert_int_eq(
+        sqlite3_open_v2(name, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, wal_sqlite_vfs()),
+        SQLITE_OK);
+    ck_assert_ptr_null(wal_sqlite_log(db)); /* there is none yet */
+    ck_assert_int_eq(sqlite3_exec(db,
+                                  "PRAGMA journal_mode=WAL;PRAGMA synchronous=FULL;"
+                                  "PRAGMA wal_autocheckpoint=0;CREATE TABLE t(x)",
+                                  NULL, NULL, NULL),
+                     SQLITE_OK);
+    struct wal_log *l = wal_sqlite_log(db);
+    ck_assert_ptr_nonnull(l);
+    flushes = 0;
+    wal_sqlite_defer(l, true);
+    ck_assert_int_eq(sqlite3_exec(db, "INSERT INTO t VALUES(1)", NULL, NULL, NULL), SQLITE_OK);
+    ck_assert_uint_eq(flushes, 0);
+    wal_sqlite_defer(l, false);
+    ck_assert_int_eq(wal_sqlite_flush(l), 0);
+    ck_assert_uint_eq(flushes, 1);
+    wal_sqlite_flushed(l);
+    /* The log is moved: it is flushed already, only the database isn't. */
+    ck_assert_int_eq(sqlite3_wal_checkpoint_v2(db, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL),
+                     SQLITE_OK);
+    ck_assert_uint_eq(flushes, 2);
+    flushes = 0;
+    wal_sqlite_defer(l, true);
+    ck_assert_int_eq(sqlite3_exec(db, "INSERT INTO t VALUES(2)", NULL, NULL, NULL), SQLITE_OK);
+    ck_assert_uint_eq(flushes, 1); /* it has begun anew */
+    ck_assert_int_eq(sqlite3_exec(db, "INSERT INTO t VALUES(3)", NULL, NULL, NULL), SQLITE_OK);
+    ck_assert_uint_eq(flushes, 1);
+    wal_sqlite_defer(l, false);
+    /* Not flushed by anybody: whoever moves it does. */
+    ck_assert_int_eq(sqlite3_wal_checkpoint_v2(db, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL),
+                     SQLITE_OK);
+    ck_assert_uint_eq(flushes, 3);
+    wal_sqlite_defer(l, true);
+    ck_assert_int_eq(sqlite3_exec(db, "INSERT INTO t VALUES(4)", NULL, NULL, NULL), SQLITE_OK);
+    wal_sqlite_defer(l, false);
+    flush_fails = true;
+    ck_assert_int_eq(wal_sqlite_flush(l), EIO);
+    flush_fails = false;
+    sqlite3_close(db);
+    static const char *const suffixes[] = {"", "-wal", "-shm"};
+    for (unsigned i = 0; i < sizeof suffixes / sizeof *suffixes; i++) {
+        snprintf(name, sizeof name, "%s/b.db%s", dir, suffixes[i]);
+        unlink(name);
+    }
+    close_log();
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("wal");
     TCase *t = tcase_create("wal");
     tcase_add_test(t, test_a_flush_carries_all_of_it);
     tcase_add_test(t, test_nothing_is_flushed_twice);
+    tcase_add_test(t, test_a_flush_that_is_deferred);
     tcase_add_test(t, test_whoever_asks_finds_what_was_written);
     tcase_add_test(t, test_a_write_that_fails_fails_the_flush);
     tcase_add_test(t, test_a_write_that_fails_before_the_flush_fails_it);
