@@ -19,6 +19,12 @@ def pause(t, seconds=0.4):
     time.sleep(t.rng.uniform(0, seconds))
 
 
+def disks_of_any_kind(t, pair):
+    """A quick disk's flushes are waited for; beside a slow one's the next group of changes is put together."""
+    for n in pair.nodes:
+        n.disk.slow(t.rng.choice([0, 3]))
+
+
 # --- power ---
 
 
@@ -28,6 +34,7 @@ def power_loss_primary(t):
     pair = t.begin(rate=300, sessions=10, disks="ab")
     for i in range(t.rounds):
         primary, standby = pair.wait_in_sync(45)
+        disks_of_any_kind(t, pair)
         t.flows("mail flows")
         pause(t)
         at = time.monotonic()
@@ -48,6 +55,7 @@ def power_loss_standby(t):
     pair = t.begin(rate=300, sessions=10, disks="ab")
     for i in range(t.rounds):
         primary, standby = pair.wait_in_sync(45)
+        disks_of_any_kind(t, pair)
         t.flows("mail flows")
         pause(t)
         if i % 2:
@@ -72,6 +80,7 @@ def power_loss_both(t):
     pair = t.begin(rate=300, sessions=10, disks="abw")
     for _ in range(t.rounds):
         pair.wait_in_sync(60)
+        disks_of_any_kind(t, pair)
         t.flows("mail flows")
         pause(t)
         t.disturbances += 2
@@ -113,6 +122,7 @@ def power_loss_alone(t):
     """A single node: nothing that it acknowledged is lost."""
     pair = t.begin(names="a", rate=300, disks="a")
     for _ in range(t.rounds * 2):
+        disks_of_any_kind(t, pair)
         t.flows("mail flows")
         pause(t)
         t.disturbances += 1
