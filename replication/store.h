@@ -51,7 +51,7 @@ typedef bool (*store_row_fn)(void *ctx, const struct row *r, enum unmerged_class
 struct store_ops {
     void (*get_meta)(struct store *s, struct store_meta *out);
     int (*begin)(struct store *s);
-    int (*commit)(struct store *s); /* durable when it returns 0 */
+    int (*commit)(struct store *s); /* durable when it returns 0, unless its owner flushes apart */
     void (*rollback)(struct store *s);
     int (*set_meta)(struct store *s, const struct store_meta *m); /* inside a transaction */
 

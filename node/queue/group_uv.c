@@ -5,9 +5,11 @@
  * itself: handing them over costs more than it saves.
  *
  * Nothing is answered before the flush of its transaction has ended. One flush is under way at a
- * time, and nothing is written to the log beside it. When it fails all that isn't answered fails
- * with it (protocol 6), the transaction that is open included: nobody was told of that one yet. */
+ * time, and no commit beside it (pages that the cache has no room for may be written; they count
+ * for nothing before theirs). When it fails all that isn't answered fails with it (protocol 6), the
+ * transaction that is open included: nobody was told of that one yet. */
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "node/base/clock_posix.h"
@@ -20,8 +22,8 @@ static int flush(struct storage *s)
 {
     uint64_t began = clock_boot_ns();
     int err = store_sqlite_flush(s->store);
-    int64_t took = (int64_t)(clock_boot_ns() - began);
-    s->flush_ns += (took - s->flush_ns) / 8;
+    s->flushed_ns = clock_boot_ns();
+    s->flush_ns += ((int64_t)(s->flushed_ns - began) - s->flush_ns) / 8;
     return err;
 }
 
@@ -79,26 +81,35 @@ struct group *group_open(struct storage *s, const struct group_kind *kind)
     struct group *g = s->open = xcalloc(1, sizeof *g);
     g->kind = kind;
     list_init(&g->items);
-    storage_begun(s);
+    s->store->ops->get_meta(s->store, &g->before);
     return g;
 }
 
-static void flushed(struct storage *s, int err)
+/* What this process may say of the store is what is known to be on the disk. */
+static void forget_unflushed(struct storage *s, const struct group *g)
 {
-    if (err)
+    s->store->ops->rollback(s->store); /* what is open: given up below */
+    store_sqlite_unflushed(s->store, &g->before);
+}
+
+static void flush_ended(struct storage *s, struct group *g, int err)
+{
+    if (err) {
+        forget_unflushed(s, g);
         storage_fail(s, err, "a flush of the log failed");
-    else
+    } else {
         store_sqlite_flushed(s->store);
+    }
 }
 
 static void end(struct storage *s, struct group *g, int err)
 {
     if (!err && g->n_rows)
-        storage_committed(s, clock_boot_ns() - g->closed_ns, g->n_rows, g->bytes);
-    storage_ended(s);
+        storage_committed(s, s->flushed_ns - g->closed_ns, g->n_rows, g->bytes);
     g->kind->ended(s, g, err);
     assert(!g->items.head);
     free(g);
+    storage_ended(s);
 }
 
 static void give_up(struct storage *s, int err)
@@ -119,7 +130,7 @@ void group_look(struct storage *s)
     int err = s->flush_err;
     s->written = NULL;
     atomic_store(&s->flush, FLUSH_NONE);
-    flushed(s, err);
+    flush_ended(s, g, err);
     end(s, g, err);
     if (err && s->open)
         give_up(s, err);
@@ -140,9 +151,19 @@ static void wait_for_flush(struct storage *s)
 /* What is before it is answered first: that is as durable as ever. */
 void group_spoilt(struct storage *s, int err)
 {
+    if (s->open)
+        snprintf(s->open->why, sizeof s->open->why, "%s", store_sqlite_error(s->store));
     wait_for_flush(s);
     if (s->open)
         give_up(s, err);
+}
+
+static void checkpoint_when_due(struct storage *s)
+{
+    if (s->written && store_sqlite_checkpoint_overdue(s->store))
+        wait_for_flush(s);
+    if (!s->written)
+        storage_checkpoint(s);
 }
 
 void group_close(struct storage *s)
@@ -151,8 +172,12 @@ void group_close(struct storage *s)
     struct group *g = s->open;
     if (!g)
         return; /* given up: the flush has failed */
+    if (s->failed) {
+        give_up(s, STORE_IO);
+        return;
+    }
     s->open = NULL;
-    g->closed_ns = clock_boot_ns();
+    g->closed_ns = s->flushed_ns = clock_boot_ns();
     bool deferred = store_sqlite_defer(s->store, true);
     int err = g->kind->commit(s, g);
     store_sqlite_defer(s->store, false);
@@ -160,14 +185,13 @@ void group_close(struct storage *s)
     if (unflushed && s->flush_ns >= APART_NS) {
         hand_over(s, g);
     } else {
-        if (unflushed)
-            flushed(s, err = flush(s));
+        if (unflushed) {
+            err = flush(s);
+            flush_ended(s, g, err);
+        }
         end(s, g, err);
     }
-    if (store_sqlite_checkpoint_due(s->store)) {
-        wait_for_flush(s);
-        storage_checkpoint(s);
-    }
+    checkpoint_when_due(s);
 }
 
 void group_settle(struct storage *s)

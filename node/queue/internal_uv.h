@@ -36,7 +36,7 @@ struct group_kind {
     int (*commit)(struct storage *s, struct group *g);
     /* Answers: it is durable, or err, of the commit or its flush. */
     void (*ended)(struct storage *s, struct group *g, int err);
-    /* Instead of both: rolls back, and answers with err. */
+    /* Instead of both: rolls back, and answers. err: what of, in `why` or of an earlier flush. */
     void (*given_up)(struct storage *s, struct group *g, int err);
 };
 struct group {
@@ -44,10 +44,12 @@ struct group {
     struct list items; /* to be answered */
     unsigned n_items;
     uint64_t n_rows, bytes, closed_ns;
+    struct store_meta before;
+    char why[120];          /* nothing comes of it, where that is an error of the store */
     struct own_batch batch; /* of operations, as it was handed over */
-    bool nothing, has_opstate, purge;
+    bool nothing;
     /* of batches that are followed: */
-    struct store_meta before, meta;
+    struct store_meta meta;
     uint64_t cursor; /* store->cursor and behind, before */
     bool behind;
 };
@@ -108,9 +110,10 @@ struct storage {
     pthread_t flusher;
     pthread_cond_t flush_wake; /* with `lock` */
     bool flusher_stop;
-    int flush_err;     /* of the one that has ended */
-    int64_t flush_ns;  /* what the last ones took, smoothed */
-    _Atomic int flush; /* enum flush: of what is `written` */
+    int flush_err;       /* of the one that has ended */
+    uint64_t flushed_ns; /* and when */
+    int64_t flush_ns;    /* what the last ones took, smoothed */
+    _Atomic int flush;   /* enum flush: of what is `written` */
 
     /* the writer's own */
     struct store *store;

@@ -88,22 +88,42 @@ static void answer_followed(struct storage *s, struct item *i, int err)
     f->answer.type = SR_FOLLOW;
     f->answer.cookie = i->request.cookie;
     f->answer.err = err;
-    if (!err && has_opstate(&f->batch, &s->purging))
-        writer_tell_opstate(s, f->batch.rows);
     if (err)
         s->store->ops->get_meta(s->store, &f->answer.meta);
     s->hooks.reply(s->hooks.ctx, &f->answer);
     item_free(i);
 }
 
+static void tell_followed(struct storage *s, const struct item *i)
+{
+    if (has_opstate(&i->followed->batch, &s->purging))
+        writer_tell_opstate(s, i->followed->batch.rows);
+}
+
 static int commit_followed(struct storage *s, struct group *g)
 {
     struct store *store = s->store;
     int err = store->ops->set_meta(store, &g->meta);
-    if (!err)
-        return store->ops->commit(store);
-    store->ops->rollback(store);
+    if (err)
+        store->ops->rollback(store);
+    else
+        err = store->ops->commit(store);
+    for (const struct item *i = g->items.head; !err && i; i = i->next)
+        tell_followed(s, i);
     return err;
+}
+
+static int follow_one(struct storage *s, struct item *i)
+{
+    const struct batch *b = &i->followed->batch;
+    uint64_t began = clock_boot_ns();
+    storage_begun(s);
+    int err = apply_follow(s->store, b, clock_wall_ms());
+    if (err)
+        return err;
+    storage_committed(s, clock_boot_ns() - began, b->n_rows, b->rows.n);
+    tell_followed(s, i);
+    return STORE_OK;
 }
 
 /* Not all of them together: which of them, then? */
@@ -115,7 +135,7 @@ static void follow_each(struct storage *s, struct group *g, int err)
     for (struct item *i; (i = list_pop(&g->items));) {
         assert(!s->open || s->failed);
         if (!one && !s->failed && !is_disk_error(err))
-            err = apply_follow(s->store, &i->followed->batch, clock_wall_ms());
+            err = follow_one(s, i);
         if (is_disk_error(err) && !s->failed) /* final for this store, whichever batch it hit */
             storage_fail(s, err, store_sqlite_error(s->store));
         if (!err)
@@ -148,14 +168,16 @@ static const struct group_kind followed = {
 static int begin_followed(struct storage *s)
 {
     struct store *store = s->store;
+    storage_begun(s);
     int err = store->ops->begin(store);
+    if (err)
+        storage_ended(s);
     if (is_disk_error(err) && !s->failed)
         storage_fail(s, err, store_sqlite_error(store));
     if (err)
         return err;
     struct group *g = group_open(s, &followed);
-    store->ops->get_meta(store, &g->meta);
-    g->before = g->meta;
+    g->meta = g->before;
     g->cursor = store->cursor;
     g->behind = store->behind;
     return STORE_OK;
@@ -448,7 +470,8 @@ static void note_reading(struct storage *s, uint64_t unread_from)
 }
 
 /* One snapshot. Complete: all rows up to the end of the store, as it is in that snapshot, were
- * read; what a reader can see is on the disk. */
+ * read. Their flush may still be under way; replication was given them before their commit, and
+ * counts them as durable when it is told so. */
 void reader_changes(struct storage *s, struct store *store, const struct store_request *r)
 {
     if (!r->limit) {

@@ -200,7 +200,8 @@ void storage_committed(struct storage *s, uint64_t ns, uint64_t rows, uint64_t b
 
 void storage_fail(struct storage *s, int err, const char *why)
 {
-    atomic_store(&s->busy_since_ns, 0);
+    if (!s->written) /* its flush may hang */
+        atomic_store(&s->busy_since_ns, 0);
     if (s->failed)
         return;
     s->failed = true;

@@ -1,7 +1,8 @@
 /* See store_sqlite.h: opening, schema, transactions, meta. Rows: rows_sqlite.c; walks over many
  * rows: walk_sqlite.c.
  *
- * WAL with synchronous=FULL: a commit is durable when it returns. No automatic checkpoint (it would
+ * WAL with synchronous=FULL: a commit is durable when it returns, unless its flush is deferred
+ * (store_sqlite_defer). No automatic checkpoint (it would
  * run inside somebody's commit) and none at close: one place, store_sqlite_checkpoint(), does them
  * between transactions. A COMMIT that failed with an I/O error may be there after reopening: the
  * caller ends the epoch, and nobody asks this connection again.
@@ -264,7 +265,8 @@ static const struct store_ops operations = {
 
 void store_sqlite_counts(struct store *s, uint64_t out[CLASSES])
 {
-    memcpy(out, sqlite_of(s)->counts, sizeof sqlite_of(s)->counts);
+    const struct store_sqlite *x = sqlite_of(s);
+    memcpy(out, x->in_transaction ? x->saved_counts : x->counts, sizeof x->counts);
 }
 
 int64_t store_sqlite_oldest(struct store *s)
@@ -349,10 +351,10 @@ static void start_writing(struct store_sqlite *x)
         sync_file_range(x->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
 }
 
-bool store_sqlite_checkpoint_due(const struct store *s)
+bool store_sqlite_checkpoint_overdue(const struct store *s)
 {
     const struct store_sqlite *x = (const struct store_sqlite *)s;
-    return x->wal_pages - x->wal_tried >= STEP_PAGES;
+    return x->wal_pages - x->wal_tried >= 4 * STEP_PAGES;
 }
 
 bool store_sqlite_defer(struct store *s, bool on)
@@ -379,6 +381,11 @@ void store_sqlite_flushed(struct store *s)
     wal_sqlite_flushed(sqlite_of(s)->log);
 }
 
+void store_sqlite_unflushed(struct store *s, const struct store_meta *before)
+{
+    sqlite_of(s)->meta = *before;
+}
+
 /* What is behind the pin can't be moved yet, so SQLite moves what is before it and flushes nothing:
  * a step costs memory's time. Moved whole, the log costs three flushes in a row: the database, the
  * beginning of the new log, and the commit that waits for both. */
@@ -386,7 +393,7 @@ int store_sqlite_checkpoint(struct store *s)
 {
     struct store_sqlite *x = sqlite_of(s);
     assert(!x->in_transaction);
-    if (!store_sqlite_checkpoint_due(s))
+    if (x->wal_pages - x->wal_tried < STEP_PAGES)
         return STORE_OK;
     bool whole = x->wal_pages >= (keep_short(x) ? SHORT_PAGES : CHECKPOINT_PAGES);
     int rc = SQLITE_OK;

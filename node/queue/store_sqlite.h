@@ -42,20 +42,23 @@ int store_sqlite_check(struct store *s, store_sqlite_progress_fn progress, void 
  */
 int store_sqlite_replace(struct store *s, const struct store_meta *meta);
 
-/* Messages per class; kept with every change, exact. */
+/* Messages per class; kept with every change, exact, without those of an open transaction. */
 void store_sqlite_counts(struct store *s, uint64_t out[CLASSES]);
 /* received_ms of the oldest live message; 0: none. */
 int64_t store_sqlite_oldest(struct store *s);
 /* Moves the WAL into the database when it has grown; between transactions only. STORE_OK, or an
  * error after which this store must not be written to (a flush failed). */
 int store_sqlite_checkpoint(struct store *s);
-bool store_sqlite_checkpoint_due(const struct store *s);
+/* It has grown by so much that the next transaction had better wait. */
+bool store_sqlite_checkpoint_overdue(const struct store *s);
 /* Commits in two steps: while `on`, commit() writes, and is durable once store_sqlite_flush() has
  * returned STORE_OK, which is to be told to store_sqlite_flushed() before the next commit or
  * checkpoint. False: this store can't, and commits as ever. */
 bool store_sqlite_defer(struct store *s, bool on);
 int store_sqlite_flush(const struct store *s); /* any thread, beside a transaction */
 void store_sqlite_flushed(struct store *s);
+/* It has failed: meta is again what it was before those commits. */
+void store_sqlite_unflushed(struct store *s, const struct store_meta *before);
 /* Unfinished recipients that a selector means, after (id, index), as (u64 id, u32 index) appended
  * to keys; at most limit. On a reader. */
 struct selector;

@@ -1,12 +1,12 @@
 /* See wal_sqlite.h. Gathered bytes are written before the log is flushed, read, measured, cut or
  * closed, and when a write doesn't continue them, so that whoever asks this file finds what was
  * written to it. Other connections read the log only as far as a commit has shown it in the shared
- * index, which is after the flush. Flushing again what was flushed is left out: who moves the log
+ * index, which is after that. Flushing again what was flushed is left out: who moves the log
  * into the database flushes it first, which the commits have done. An error of a write that was put
  * off is the answer of the call that carries it out, and of the next flush, too: a transaction that
  * went on after a read failed for it would else be committed with pages that aren't there.
  *
- * Deferred, a commit's flush is left to somebody else (storage_uv.c answers for it). What a crash
+ * Deferred, a commit's flush is left to somebody else (group_uv.c answers for it). What a crash
  * leaves of the log is read up to the first frame that doesn't fit the checksums before it, so
  * later commits never stand without earlier ones. The flush of the head of a log that is begun anew
  * is never left out: behind an old head new frames would be taken for what they aren't. */

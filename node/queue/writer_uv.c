@@ -354,7 +354,8 @@ static void answer_all(struct storage *s, struct list *taken, enum op_result res
         answer(s, i, result);
 }
 
-/* Hands the batch over and commits. */
+/* Hands the batch over and commits. While the writer is being closed nothing is handed over any
+ * more: STORE_CONFLICT. */
 static int commit_operations(struct storage *s, struct group *g)
 {
     struct own *o = &s->own;
@@ -363,42 +364,44 @@ static int commit_operations(struct storage *s, struct group *g)
         g->nothing = true;
         return STORE_OK;
     }
+    if (g->items.head && atomic_load(&s->closing)) {
+        own_abort(o);
+        return STORE_CONFLICT;
+    }
     g->batch = own_batch(o);
     g->n_rows = g->batch.n_rows;
     g->bytes = g->batch.rows->n;
-    g->has_opstate = o->has_opstate;
-    g->purge = o->purge;
     s->hooks.batch(s->hooks.ctx, &g->batch);
     int err = own_commit(o, s->committed);
-    if (err)
+    if (err) {
         storage_fail(s, err, store_sqlite_error(s->store));
-    return err;
+        return err;
+    }
+    if (o->has_opstate) /* now: later there may be the next group's changes on top */
+        writer_tell_opstate(s, slice_of(g->batch.rows->data, g->batch.rows->n));
+    s->purging = s->purging || o->purge;
+    return STORE_OK;
 }
 
 static void operations_ended(struct storage *s, struct group *g, int err)
 {
     const struct own_batch *b = &g->batch;
-    if (!err && g->n_rows) {
+    if (!err && !g->nothing)
         s->hooks.durable(s->hooks.ctx, (struct pos){b->epoch, b->last});
-        if (g->has_opstate)
-            writer_tell_opstate(s, slice_of(b->rows->data, b->rows->n));
-        s->purging = s->purging || g->purge;
-    }
+    enum op_result result = !err ? OP_DURABLE : b->rows ? OP_FAILED : OP_NOT_PRIMARY;
     shared_unref(b->rows);
-    answer_all(s, &g->items, err ? OP_FAILED : OP_DURABLE);
+    answer_all(s, &g->items, result);
 }
 
 /* Nothing was handed over: its numbers were not given out, and nobody has seen it. A merge answers
  * for itself. */
 static void operations_given_up(struct storage *s, struct group *g, int err)
 {
-    char why[200];
     bool failed = g->items.head != NULL;
-    snprintf(why, sizeof why, "%s", store_sqlite_error(s->store));
     own_abort(&s->own);
     answer_all(s, &g->items, OP_NOT_PRIMARY);
     if (failed)
-        storage_fail(s, err, why);
+        storage_fail(s, err, g->why);
 }
 
 static const struct group_kind operations = {
@@ -406,9 +409,12 @@ static const struct group_kind operations = {
 
 static int begin_operations(struct storage *s)
 {
+    storage_begun(s);
     int err = own_begin(&s->own, s->store, s->epoch, clock_wall_ms());
     if (!err)
         group_open(s, &operations);
+    else
+        storage_ended(s);
     return err;
 }
 

@@ -184,8 +184,8 @@ START_TEST(test_a_flush_that_fails)
 }
 END_TEST
 
-/* Other requests find everything before them on the disk. */
-START_TEST(test_a_request_waits_for_what_is_before_it)
+/* One group is flushed, another open; the disk is held. */
+static void start_two(void)
 {
     start_primary();
     hold_disk(true);
@@ -193,7 +193,13 @@ START_TEST(test_a_request_waits_for_what_is_before_it)
     wait_for_flush();
     add();
     is_at_work(&rig);
-    storage_request(rig.storage, &(struct store_request){.type = SR_CLOSE, .epoch = EPOCH});
+}
+
+/* Other requests find everything before them on the disk. */
+START_TEST(test_a_request_waits_for_what_is_before_it)
+{
+    start_two();
+    storage_request(rig.storage, &(struct store_request){.type = SR_META});
     uint64_t until = clock_boot_ns() + UINT64_C(20000000000);
     while (storage_stalled_ms(rig.storage) < 30) /* the disk's fault is seen meanwhile */
         ck_assert_uint_lt(clock_boot_ns(), until);
@@ -203,10 +209,29 @@ START_TEST(test_a_request_waits_for_what_is_before_it)
     struct storage_op *op = rig_next(&rig);
     ck_assert_int_eq(op->result, OP_DURABLE);
     struct store_reply p = next_reply(&rig);
-    ck_assert_int_eq(p.type, SR_CLOSE);
     ck_assert_uint_eq(p.meta.end.lsn, op->pos.lsn);
     ck_assert_uint_eq(storage_stalled_ms(rig.storage), 0);
     storage_op_free(op);
+    rig_stop(&rig);
+}
+END_TEST
+
+/* A primary that gives up its role hands nothing over any more: what it refuses is sent elsewhere,
+ * what it commits alone may wait in quarantine. */
+START_TEST(test_closing_refuses_what_is_open)
+{
+    start_two();
+    struct pos told = batched();
+    storage_request(rig.storage, &(struct store_request){.type = SR_CLOSE, .epoch = EPOCH});
+    hold_disk(false);
+    ck_assert_int_eq(rig_wait(&rig), OP_DURABLE);
+    ck_assert_int_eq(rig_wait(&rig), OP_NOT_PRIMARY);
+    struct store_reply p = next_reply(&rig);
+    ck_assert_int_eq(p.type, SR_CLOSE);
+    ck_assert_int_eq(p.err, STORE_OK);
+    ck_assert_int_eq(pos_cmp(p.meta.end, told), 0);
+    ck_assert_int_eq(pos_cmp(batched(), told), 0);
+    ck_assert_int_eq(rig.failed, 0);
     rig_stop(&rig);
 }
 END_TEST
@@ -233,9 +258,10 @@ END_TEST
 
 enum { PIECES = 6 };
 static struct shared *pieces[PIECES];
+static struct pos followed; /* as the standby said last */
 static struct rig copy;
 
-/* What a primary has, in pieces, and a standby that has followed all but the last two of them. */
+/* What a primary has, in pieces, and a standby that has followed all but its last two changes. */
 static void start_standby(void)
 {
     char other[400];
@@ -248,18 +274,25 @@ static void start_standby(void)
     rig_start(&copy, other);
     uint64_t at = 0;
     for (int i = 0; i < PIECES; i++) {
-        struct store_reply p =
-            rig_ask(&rig, (struct store_request){.type = SR_CHANGES, .first = at, .limit = 1200});
+        if (i >= PIECES - 2) {
+            add();
+            ck_assert_int_eq(rig_wait(&rig), OP_DURABLE);
+        }
+        struct store_request q = {
+            .type = SR_CHANGES, .first = at, .limit = i < PIECES - 3 ? 1200 : 1 << 20};
+        struct store_reply p = rig_ask(&rig, q);
         struct batch b;
         struct wire_reader w = wire_read(slice_of(p.bytes->data, p.bytes->n));
         ck_assert(batch_decode(&w, &b));
         at = b.last;
         pieces[i] = p.bytes;
-        if (i < PIECES - 2)
-            ck_assert_int_eq(
-                rig_ask(&copy, (struct store_request){.type = SR_FOLLOW, .bytes = p.bytes}).err,
-                STORE_OK);
+        if (i >= PIECES - 2)
+            continue;
+        p = rig_ask(&copy, (struct store_request){.type = SR_FOLLOW, .bytes = p.bytes});
+        ck_assert_int_eq(p.err, STORE_OK);
+        followed = p.meta.end;
     }
+    ck_assert_uint_gt(followed.lsn, 0);
 }
 
 static void follow(int i)
@@ -307,6 +340,7 @@ START_TEST(test_a_standby_whose_flush_fails)
         struct store_reply p = next_reply(&copy);
         ck_assert_int_eq(p.err, STORE_IO);
         ck_assert_uint_eq(p.cookie, (uint64_t)i);
+        ck_assert_int_eq(pos_cmp(p.meta.end, followed), 0); /* no word of what isn't on the disk */
     }
     ck_assert_int_eq(copy.failed, STORE_IO);
     disk.fails = false;
@@ -359,6 +393,7 @@ int main(void)
     tcase_add_test(t, test_the_next_group_is_put_together_meanwhile);
     tcase_add_test(t, test_a_flush_that_fails);
     tcase_add_test(t, test_a_request_waits_for_what_is_before_it);
+    tcase_add_test(t, test_closing_refuses_what_is_open);
     tcase_add_test(t, test_a_stop_waits_for_the_flush);
     tcase_add_test(t, test_a_standby_answers_behind_its_flush);
     tcase_add_test(t, test_a_standby_whose_flush_fails);
