@@ -167,7 +167,8 @@ static bool storage(struct buf *out, const struct node_status *s)
                    "Rows written to the store.") &&
            counter(out, "baton_storage_written_bytes_total", s->storage.bytes,
                    "Bytes of rows written to the store.") &&
-           metric_head(out, name, "summary", "From COMMIT to the end of its flush, over the last minute.") &&
+           metric_head(out, name, "summary",
+                       "From COMMIT to the end of its flush, over the last minute.") &&
            sample(out, name, "quantile", "0.5", (double)s->storage.commit_p50_us / 1e6) &&
            sample(out, name, "quantile", "0.99", (double)s->storage.commit_p99_us / 1e6) &&
            gauge(out, "baton_storage_commit_age_seconds", (double)s->storage.stalled_ms / 1e3,
