@@ -182,6 +182,8 @@ void group_close(struct storage *s)
     int err = g->kind->commit(s, g);
     store_sqlite_defer(s->store, false);
     bool unflushed = !err && deferred && !g->nothing;
+    if (!deferred)
+        s->flushed_ns = clock_boot_ns();
     if (unflushed && s->flush_ns >= APART_NS) {
         hand_over(s, g);
     } else {

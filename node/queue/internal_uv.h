@@ -21,6 +21,7 @@ struct item {
     uint64_t cursor_id;
     uint32_t cursor_index;
     bool more;
+    uint64_t n_durable; /* changed by its earlier steps */
 };
 
 struct list {

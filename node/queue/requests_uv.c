@@ -119,6 +119,7 @@ static int follow_one(struct storage *s, struct item *i)
     uint64_t began = clock_boot_ns();
     storage_begun(s);
     int err = apply_follow(s->store, b, clock_wall_ms());
+    storage_ended(s);
     if (err)
         return err;
     storage_committed(s, clock_boot_ns() - began, b->n_rows, b->rows.n);
@@ -137,7 +138,7 @@ static void follow_each(struct storage *s, struct group *g, int err)
         if (!one && !s->failed && !is_disk_error(err))
             err = follow_one(s, i);
         if (is_disk_error(err) && !s->failed) /* final for this store, whichever batch it hit */
-            storage_fail(s, err, store_sqlite_error(s->store));
+            storage_fail(s, err, g->why[0] ? g->why : store_sqlite_error(s->store));
         if (!err)
             s->store->ops->get_meta(s->store, &i->followed->answer.meta);
         answer_followed(s, i, err);
@@ -431,8 +432,7 @@ void writer_requests(struct storage *s, struct list *line)
     reply(s, r, &out);
     if (is_disk_error(out.err) && !s->failed)
         storage_fail(s, out.err, store_sqlite_error(s->store));
-    else if (!s->failed)
-        storage_ended(s);
+    storage_ended(s);
     tell_if_changed(s, &before);
     item_free(i);
 }

@@ -354,7 +354,8 @@ static void start_writing(struct store_sqlite *x)
 bool store_sqlite_checkpoint_overdue(const struct store *s)
 {
     const struct store_sqlite *x = (const struct store_sqlite *)s;
-    return x->wal_pages - x->wal_tried >= 4 * STEP_PAGES;
+    int most = x->log_short ? SHORT_PAGES : CHECKPOINT_PAGES;
+    return x->wal_pages - x->wal_tried >= (x->wal_pages >= most ? STEP_PAGES : 4 * STEP_PAGES);
 }
 
 bool store_sqlite_defer(struct store *s, bool on)

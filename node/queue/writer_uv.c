@@ -336,13 +336,16 @@ static void answer(struct storage *s, struct item *i, enum op_result result)
 {
     struct storage_op *op = i->op;
     if (result == OP_DURABLE && op->type == OP_SELECT && i->more) {
+        i->n_durable = op->n_changed;
         buf_clear(&i->keys);
         storage_search(s, i); /* the next step */
         return;
     }
     /* Steps of it are done already: it is not simply refused. */
-    if (result == OP_NOT_PRIMARY && op->type == OP_SELECT && op->n_changed)
-        result = OP_FAILED;
+    if (result == OP_NOT_PRIMARY && op->type == OP_SELECT) {
+        op->n_changed = i->n_durable;
+        result = i->n_durable ? OP_FAILED : OP_NOT_PRIMARY;
+    }
     i->op = NULL;
     item_free(i);
     storage_answer(s, op, result);
@@ -354,8 +357,8 @@ static void answer_all(struct storage *s, struct list *taken, enum op_result res
         answer(s, i, result);
 }
 
-/* Hands the batch over and commits. While the writer is being closed nothing is handed over any
- * more: STORE_CONFLICT. */
+/* Hands the batch over and commits. While the writer is being closed no operations are handed over
+ * any more: STORE_CONFLICT. They are refused, outcomes as well, like those that still wait. */
 static int commit_operations(struct storage *s, struct group *g)
 {
     struct own *o = &s->own;
