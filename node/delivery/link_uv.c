@@ -84,9 +84,7 @@ static bool body_right(struct link *l, struct slice piece)
 {
     const struct row_message *m = &l->job->letter->m;
     uint8_t sum[32];
-    /* By the reader's thread, which had all of it at once; or it never left memory since it was
-     * hashed: what protocol 3 guards against is a store that rots. */
-    if (l->checked || body_in_memory(l->job->letter))
+    if (l->checked) /* by the reader's thread, which had all of it at once */
         return true;
     if (!l->sha)
         l->sha = sha256_new();
