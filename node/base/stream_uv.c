@@ -272,6 +272,14 @@ size_t stream_pending(const struct stream *s)
     return s->in_flight + s->out.len;
 }
 
+size_t stream_takes(struct stream *s)
+{
+    int bytes = 0; /* asks for it */
+    if (s->state != OPEN || stream_pending(s))
+        return 0;
+    return uv_send_buffer_size((uv_handle_t *)&s->tcp, &bytes) ? 0 : (size_t)bytes / 4;
+}
+
 void stream_set_cap(struct stream *s, size_t bytes)
 {
     s->cap = bytes;

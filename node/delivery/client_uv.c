@@ -9,9 +9,8 @@ enum {
     /* More waits for the network before the next piece of a body is asked for. */
     PENDING_LOW_BYTES = 65536,
     /* A body as small as this leaves as a whole, together with its final dot, also when that has to
-     * wait. What went before it was answered, so the kernel's buffer, of 16 KiB or more, is empty
-     * and takes both at once. */
-    TOGETHER_BYTES = 8192,
+     * wait: it goes in one flight anyway (ten segments, RFC 6928). */
+    TOGETHER_BYTES = 14000,
     LINGER_MS = 2000,
 };
 
@@ -24,6 +23,7 @@ struct conn {
     struct conn_events ev;
     void *ctx;
     unsigned depth;
+    size_t together; /* what is sent with its final dot; the kernel takes it at once */
     bool body_asked; /* wanted by the core, not yet by us: the network is behind */
     bool dot_asked;  /* likewise: a final dot must not wait in a queue of ours past the lease */
     bool body_begun; /* a part of the body under way was given to the network */
@@ -87,7 +87,7 @@ static void ask_body(struct conn *c)
 static bool goes_with_dot(const struct conn *c)
 {
     return c->core.state == CLIENT_DOT_WAIT && !c->closing && !c->stream_gone && !c->body_begun &&
-           c->core.out.len <= TOGETHER_BYTES && !stream_pending(c->stream);
+           c->core.out.len <= c->together && !stream_pending(c->stream);
 }
 
 static void ask_dot(struct conn *c)
@@ -173,7 +173,8 @@ static void on_drain(void *ctx, struct stream *s)
 static void on_open(void *ctx, struct stream *s)
 {
     struct conn *c = ctx;
-    (void)s;
+    size_t taken = stream_takes(s);
+    c->together = taken < TOGETHER_BYTES ? taken : TOGETHER_BYTES;
     apply(c, smtp_client_opened(&c->core));
 }
 

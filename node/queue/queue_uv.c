@@ -14,6 +14,7 @@
 
 #include "node/base/clock_posix.h"
 #include "node/base/log.h"
+#include "node/base/sum_xxhash.h"
 
 enum {
     RELEASE_MS = 1000,
@@ -38,6 +39,7 @@ struct waiting { /* op->ctx of what queue_*() made */
     queue_done done;
     void *ctx;
     size_t bytes;
+    uint64_t body_sum;
 };
 
 struct line { /* operations by position */
@@ -113,12 +115,15 @@ static struct storage_op *op_new(struct queue *q, enum storage_op_type type, enu
     return op;
 }
 
-static void wait_for(struct queue *q, struct storage_op *op, queue_done done, void *ctx)
+static struct waiting *wait_for(struct queue *q, struct storage_op *op, queue_done done, void *ctx)
 {
     struct waiting *w = xcalloc(1, sizeof *w);
-    *w = (struct waiting){done, ctx, op->memory.cap + op->n_rows * sizeof *op->rows};
+    w->done = done;
+    w->ctx = ctx;
+    w->bytes = op->memory.cap + op->n_rows * sizeof *op->rows;
     op->ctx = w;
     q->stats.waiting_bytes += w->bytes;
+    return w;
 }
 
 /* Copies *s into memory that was reserved, and points it there. */
@@ -192,7 +197,7 @@ void queue_add(struct queue *q, const struct row_message *m, const struct row_re
         add_recipient(op, &rcpts[i]);
         assert(rcpts[i].id == m->id);
     }
-    wait_for(q, op, done, ctx);
+    wait_for(q, op, done, ctx)->body_sum = sum_bytes(op->rows[0].message.body);
     q->stats.waiting_commit++;
     storage_submit(q->storage, op);
 }
@@ -285,7 +290,7 @@ void queue_operate(struct queue *q, struct storage_op *op)
 
 /* --- what comes back --- */
 
-static void hand_on(struct queue *q, struct storage_op *op)
+static void hand_on(struct queue *q, struct storage_op *op, uint64_t body_sum)
 {
     struct queued *fresh = xcalloc(1, sizeof *fresh);
     fresh->message = op->rows[0].message;
@@ -293,6 +298,7 @@ static void hand_on(struct queue *q, struct storage_op *op)
     fresh->rcpts = xcalloc(fresh->n_rcpts ? fresh->n_rcpts : 1, sizeof *fresh->rcpts);
     for (unsigned i = 0; i < fresh->n_rcpts; i++)
         fresh->rcpts[i] = op->rows[i + 1].recipient;
+    fresh->body_sum = body_sum;
     fresh->memory = op->memory; /* the slices point into it */
     buf_init(&op->memory, 0);
     q->on_new(q->new_ctx, fresh);
@@ -360,7 +366,7 @@ static void end(struct queue *q, struct storage_op *op, enum queue_outcome outco
         return;
     }
     struct waiting *w = op->ctx;
-    uint64_t n_changed = op->n_changed;
+    uint64_t n_changed = op->n_changed, body_sum = w ? w->body_sum : 0;
     if (kind == MAIL_ADD) {
         q->stats.waiting_commit--;
         if (outcome == QUEUE_OK)
@@ -380,7 +386,7 @@ static void end(struct queue *q, struct storage_op *op, enum queue_outcome outco
     if (kind == MAIL_ADD && outcome == QUEUE_OK)
         tell_suppressed(q, op);
     if (kind == MAIL_ADD && outcome == QUEUE_OK && q->on_new && q->epoch == op->epoch)
-        hand_on(q, op);
+        hand_on(q, op, body_sum);
     storage_op_free(op);
     if (kind == MAIL_ADD && !q->stats.waiting_commit && q->on_quiet)
         q->on_quiet(q->quiet_ctx);

@@ -17,6 +17,7 @@ struct queued {
     struct row_recipient *rcpts; /* those due, same domain or not */
     unsigned n_rcpts;
     struct buf memory;
+    uint64_t body_sum; /* sum_bytes() of the body that is here */
 };
 void queued_free(struct queued *q);
 

@@ -9,6 +9,7 @@
 #include "node/base/clock_posix.h"
 #include "node/base/crypto_openssl.h"
 #include "node/base/stream_uv.h"
+#include "node/base/sum_xxhash.h"
 #include "node/delivery/delivery_uv.h"
 #include "replication/notes.h"
 
@@ -620,8 +621,8 @@ static struct stored *simple(uint64_t id, const char *rcpt)
     return message(id, "Subject: hi\r\n\r\nhello\r\n", 22, &rcpt, 1);
 }
 
-/* Hands it to delivery as the queue does when it is committed. */
-static void fresh(const struct stored *s)
+/* As the queue hands it to delivery when it is committed. */
+static struct queued *queued(const struct stored *s)
 {
     struct queued *x = calloc(1, sizeof *x);
     buf_init(&x->memory, 1 << 20);
@@ -629,7 +630,13 @@ static void fresh(const struct stored *s)
     x->n_rcpts = s->n;
     x->rcpts = calloc(s->n, sizeof *x->rcpts);
     memcpy(x->rcpts, s->r, s->n * sizeof *x->rcpts);
-    q.fresh(q.fresh_ctx, x);
+    x->body_sum = sum_bytes(s->m.body);
+    return x;
+}
+
+static void fresh(const struct stored *s)
+{
+    q.fresh(q.fresh_ctx, queued(s));
 }
 
 START_TEST(test_fresh_message_goes_out)
@@ -1085,9 +1092,11 @@ END_TEST
 
 static void mend(void *ctx, uint64_t id)
 {
+    struct stored *s = find(id);
+    ck_assert_ptr_nonnull(s);
     mends++;
-    if (mend_answer == MEND_RETRY)
-        find(id)->m.sha256[0] ^= 1; /* the other copy was right */
+    if (mend_answer == MEND_RETRY) /* the other copy was right, or this one */
+        crypto_sha256(s->m.body, s->m.sha256);
     delivery_mended(d, id, mend_answer);
 }
 
@@ -1102,6 +1111,26 @@ START_TEST(test_damaged_body_comes_from_the_other_copy)
     ck_assert_uint_eq(mends, 1);
     ck_assert_uint_eq(s->r[0].attempts, 1);
     ck_assert_uint_eq(srv.dots_seen, 1);
+}
+END_TEST
+
+/* What lies on the disk is sent instead. */
+START_TEST(test_body_damaged_in_memory_comes_from_the_disk)
+{
+    struct stored *s = simple(1, "u1@x.example");
+    mends = 0;
+    mend_answer = MEND_RETRY;
+    q.hold_due = true; /* the disk isn't read before */
+    delivery_start(d);
+    struct queued *x = queued(s);
+    x->message.body = SLICE_LIT("Subject: hi\r\n\r\nhallo\r\n");
+    q.fresh(q.fresh_ctx, x);
+    UNTIL(mends == 1);
+    ck_assert_uint_eq(srv.dots_seen, 0);
+    q.hold_due = false;
+    UNTIL(s->r[0].state == RCPT_DELIVERED);
+    ck_assert_uint_eq(srv.dots_seen, 1);
+    ck_assert_ptr_nonnull(memmem(srv.last.data, srv.last.len, "hello", 5));
 }
 END_TEST
 
@@ -1194,6 +1223,7 @@ int main(void)
     tcase_add_test(t, test_due_while_the_disk_is_read);
     tcase_add_test(t, test_damaged_body_is_not_sent);
     tcase_add_test(t, test_damaged_body_comes_from_the_other_copy);
+    tcase_add_test(t, test_body_damaged_in_memory_comes_from_the_disk);
     tcase_add_test(t, test_body_damaged_everywhere_is_held);
     tcase_add_test(t, test_old_mail_expires);
     suite_add_tcase(s, t);
