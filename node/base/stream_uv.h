@@ -41,8 +41,8 @@ struct stream *stream_connect(uv_loop_t *loop, const struct sockaddr *addr,
 bool stream_write(struct stream *s, struct slice data);
 /* Bytes not yet taken by the kernel. */
 size_t stream_pending(const struct stream *s);
-/* Bytes that one write now hands to the kernel as a whole; 0: no telling. Its send buffer counts some
- * 1300 bytes more for each segment, and a segment may be as small as 536 (RFC 9293 3.7.1). */
+/* Bytes that one write now hands to the kernel as a whole; 0: no telling. Its send buffer counts
+ * some 1300 bytes more for each segment, and a segment may be as small as 536 (RFC 9293 3.7.1). */
 size_t stream_takes(struct stream *s);
 /* Cap in bytes of what may wait for a slow peer; default 4 MiB. */
 void stream_set_cap(struct stream *s, size_t bytes);
