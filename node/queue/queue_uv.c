@@ -179,6 +179,14 @@ static void reserve(struct buf *memory, size_t n)
     grow(memory, n);
 }
 
+static void send_outcomes(struct queue *q)
+{
+    uv_timer_stop(&q->outcome_timer);
+    q->n_outcomes = 0;
+    for (struct storage_op *op; (op = line_take(&q->outcomes));)
+        storage_submit(q->storage, op);
+}
+
 void queue_add(struct queue *q, const struct row_message *m, const struct row_recipient *rcpts,
                unsigned n, struct buf *body, queue_done done, void *ctx)
 {
@@ -199,6 +207,8 @@ void queue_add(struct queue *q, const struct row_message *m, const struct row_re
     }
     wait_for(q, op, done, ctx)->body_sum = sum_bytes(op->rows[0].message.body);
     q->stats.waiting_commit++;
+    if (q->n_outcomes)
+        send_outcomes(q);
     storage_submit(q->storage, op);
 }
 
@@ -227,14 +237,6 @@ void queue_abort(struct queue *q, uint64_t id)
         .message = {.id = id, .state = MESSAGE_DONE, .received_ms = now, .done_ms = now}};
     op->n_rows = 1;
     storage_submit(q->storage, op);
-}
-
-static void send_outcomes(struct queue *q)
-{
-    uv_timer_stop(&q->outcome_timer);
-    q->n_outcomes = 0;
-    for (struct storage_op *op; (op = line_take(&q->outcomes));)
-        storage_submit(q->storage, op);
 }
 
 static void on_outcome_timer(uv_timer_t *t)
