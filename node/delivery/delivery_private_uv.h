@@ -19,7 +19,7 @@
 enum {
     /* All that is in memory; the rest of the queue is on disk and found by scans. */
     IN_HAND_RECIPIENTS_MAX = 20000,
-    IN_HAND_BYTES_MAX = 64 << 20,
+    IN_HAND_BYTES_MAX = 128 << 20,
     /* Of one next hop, so that a slow one doesn't crowd the others out. */
     TARGET_RECIPIENTS_MAX = 4000,
     TARGETS_MAX = 20000, /* next hops known at a time; others' mail stays on disk meanwhile */
