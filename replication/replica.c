@@ -22,7 +22,7 @@ struct replica *replica_new(const struct replica_config *c, const char *cluster,
     struct replica *r = xcalloc(1, sizeof *r);
     r->cfg = *c;
     if (!r->cfg.ring_bytes)
-        r->cfg.ring_bytes = r->cfg.single ? 1 : 64 << 20; /* with nobody to feed: no more than one */
+        r->cfg.ring_bytes = r->cfg.single ? 1 : 64 << 20; /* 1: of one batch */
     if (!r->cfg.catch_up_bytes)
         r->cfg.catch_up_bytes = 1 << 20;
     if (!r->cfg.window_bytes)

@@ -15,7 +15,7 @@
 struct replica_config {
     unsigned self;
     uint64_t standby_timeout_ns, retention_ms, quarantine_ms;
-    size_t ring_bytes;     /* cap of the ring of recent own batches; default 64 MiB, single: one batch */
+    size_t ring_bytes;     /* cap of the ring of own batches; default 64 MiB, single: one batch */
     size_t catch_up_bytes; /* of one read; default 1 MiB */
     size_t window_bytes;   /* of batches sent and not yet applied there; default 8 MiB */
     size_t repair_bytes;   /* rows of one message that is mended; default 64 MiB */

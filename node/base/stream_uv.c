@@ -7,6 +7,7 @@
 
 #include <arpa/inet.h>
 #include <assert.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -270,6 +271,18 @@ bool stream_write(struct stream *s, struct slice data)
 size_t stream_pending(const struct stream *s)
 {
     return s->in_flight + s->out.len;
+}
+
+bool stream_unsent(const struct stream *s)
+{
+    return s->out.len || uv_stream_get_write_queue_size((const uv_stream_t *)&s->tcp);
+}
+
+bool stream_has_room(const struct stream *s)
+{
+    struct pollfd p = {.events = POLLOUT};
+    return s->state == OPEN && !stream_pending(s) &&
+           uv_fileno((const uv_handle_t *)&s->tcp, &p.fd) == 0 && poll(&p, 1, 0) == 1;
 }
 
 size_t stream_takes(struct stream *s)

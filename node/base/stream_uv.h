@@ -41,8 +41,14 @@ struct stream *stream_connect(uv_loop_t *loop, const struct sockaddr *addr,
 bool stream_write(struct stream *s, struct slice data);
 /* Bytes not yet taken by the kernel. */
 size_t stream_pending(const struct stream *s);
-/* Bytes that one write now hands to the kernel as a whole; 0: no telling. Its send buffer counts
- * some 1300 bytes more for each segment, and a segment may be as small as 536 (RFC 9293 3.7.1). */
+/* Does any byte still wait for the kernel? It never leaves if the stream is closed now. Unlike
+ * stream_pending() it doesn't wait for callbacks. */
+bool stream_unsent(const struct stream *s);
+/* Nothing waits here, and the kernel has room for more: a third of its buffer. */
+bool stream_has_room(const struct stream *s);
+/* Bytes that one write hands to the kernel as a whole while nothing waits there; 0: no telling.
+ * Each segment takes some 1300 bytes of the kernel's buffer beside its own, of the usual sizes (536
+ * or more) the content is a quarter or more. Not a promise: the kernel may have less later. */
 size_t stream_takes(struct stream *s);
 /* Cap in bytes of what may wait for a slow peer; default 4 MiB. */
 void stream_set_cap(struct stream *s, size_t bytes);

@@ -510,6 +510,13 @@ unsigned smtp_client_dot(struct smtp_client *c)
     return CLIENT_WRITE;
 }
 
+unsigned smtp_client_stuck(struct smtp_client *c)
+{
+    assert((c->state == CLIENT_DOT_WAIT || c->state == CLIENT_DOT_SENT) && c->tx);
+    c->state = CLIENT_BODY;
+    return fail_text(c, "4.4.2", "the receiver took no more");
+}
+
 unsigned smtp_client_quit(struct smtp_client *c)
 {
     if (c->state == CLIENT_READY)

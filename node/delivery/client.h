@@ -111,6 +111,9 @@ unsigned smtp_client_send(struct smtp_client *c, struct client_transaction *tx);
 unsigned smtp_client_body(struct smtp_client *c, struct slice piece, bool last);
 /* In CLIENT_DOT_WAIT only. */
 unsigned smtp_client_dot(struct smtp_client *c);
+/* In CLIENT_DOT_WAIT, or in CLIENT_DOT_SENT when the end of that dot has not left this process and
+ * never will: the network takes no more. The session is given up, the message wasn't sent. */
+unsigned smtp_client_stuck(struct smtp_client *c);
 unsigned smtp_client_quit(struct smtp_client *c); /* in CLIENT_READY; elsewhere closes at once */
 unsigned smtp_client_lost(struct smtp_client *c, const char *why); /* the connection ended */
 unsigned smtp_client_timed_out(struct smtp_client *c);

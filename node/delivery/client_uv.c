@@ -8,10 +8,13 @@ enum {
     CONNECT_TIMEOUT_MS = 30000,
     /* More waits for the network before the next piece of a body is asked for. */
     PENDING_LOW_BYTES = 65536,
-    /* A body as small as this leaves as a whole, together with its final dot, also when that has to
-     * wait: it goes in one flight anyway (ten segments, RFC 6928). */
+    /* A body up to this leaves as a whole, together with its final dot, also when that has to wait:
+     * with segments of the usual size it goes in one flight anyway (ten of them, RFC 6928). */
     TOGETHER_BYTES = 14000,
     LINGER_MS = 2000,
+    /* While a final dot waits for room in the kernel: looked for this often, given up after. */
+    ROOM_MS = 20,
+    NO_ROOM_MS = 180000,
 };
 
 struct conn {
@@ -23,10 +26,11 @@ struct conn {
     struct conn_events ev;
     void *ctx;
     unsigned depth;
-    size_t together; /* what is sent with its final dot; the kernel takes it at once */
-    bool body_asked; /* wanted by the core, not yet by us: the network is behind */
-    bool dot_asked;  /* likewise: a final dot must not wait in a queue of ours past the lease */
-    bool body_begun; /* a part of the body under way was given to the network */
+    size_t together;     /* at most TOGETHER_BYTES, and what the kernel takes at once */
+    bool body_asked;     /* wanted by the core, not yet by us: the network is behind */
+    bool dot_asked;      /* likewise: a final dot must not wait in a queue of ours past the lease */
+    uint64_t full_until; /* dot_asked: when that ends the session, by uv_now() */
+    bool body_begun;     /* a part of the body under way was given to the network */
     bool closing, stream_gone, timer_gone;
 };
 
@@ -53,7 +57,12 @@ static void timer_closed(uv_handle_t *h)
 static void on_timer(uv_timer_t *t)
 {
     struct conn *c = t->data;
-    apply(c, smtp_client_timed_out(&c->core));
+    if (!c->dot_asked)
+        apply(c, smtp_client_timed_out(&c->core));
+    else if (uv_now(t->loop) < c->full_until)
+        apply(c, CLIENT_WANT_DOT);
+    else
+        apply(c, smtp_client_stuck(&c->core));
 }
 
 /* False: the stream is closing, which comes back as on_close. */
@@ -96,8 +105,11 @@ static void ask_dot(struct conn *c)
         return;
     if (!goes_with_dot(c) && !flush(c))
         return;
-    c->dot_asked = stream_pending(c->stream) > 0;
-    if (!c->dot_asked)
+    bool full = !goes_with_dot(c) && !stream_has_room(c->stream);
+    if (full && !c->dot_asked)
+        c->full_until = uv_now(c->timer.loop) + NO_ROOM_MS;
+    c->dot_asked = full;
+    if (!full)
         c->ev.on_dot(c->ctx, c);
 }
 
@@ -141,7 +153,8 @@ static void apply(struct conn *c, unsigned effects)
     if (!goes_with_dot(c))
         flush(c);
     if (!c->closing)
-        uv_timer_start(&c->timer, on_timer, smtp_client_timeout_ms(&c->core), 0);
+        uv_timer_start(&c->timer, on_timer,
+                       c->dot_asked ? ROOM_MS : smtp_client_timeout_ms(&c->core), 0);
     maybe_free(c);
 }
 
@@ -222,7 +235,11 @@ void conn_dot(struct conn *c)
     if (c->core.state != CLIENT_DOT_WAIT || c->dot_asked)
         return;
     unsigned effects = smtp_client_dot(&c->core);
-    flush(c); /* now, under the lease that was just looked at */
+    flush(c); /* now, under the lease that was just looked at, or never */
+    if (stream_unsent(c->stream)) {
+        stream_close(c->stream, "the receiver took no more");
+        effects = smtp_client_stuck(&c->core);
+    }
     apply(c, effects);
 }
 

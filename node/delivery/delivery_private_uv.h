@@ -208,6 +208,7 @@ void intake_scan_all(struct delivery *d);
 void intake_scan_target(struct target *t);
 void intake_room(struct delivery *d, struct target *t); /* memory became free: read on? */
 void intake_leave(struct delivery *d, uint64_t id, uint32_t index);
+void intake_leave_job(struct delivery *d, struct job *j); /* all of its recipients; frees it */
 /* Is it paused, by its destination's name, its recipients' domain or its campaign? */
 bool intake_paused(const struct target *t, const struct row_message *m,
                    const struct row_recipient *r);

@@ -135,6 +135,13 @@ void intake_leave(struct delivery *d, uint64_t id, uint32_t index)
     s->leaving[s->n_leaving++] = (struct hand_key){id, index};
 }
 
+void intake_leave_job(struct delivery *d, struct job *j)
+{
+    for (unsigned i = 0; i < j->n; i++)
+        intake_leave(d, j->rcpts[i].id, j->rcpts[i].index);
+    job_free(j);
+}
+
 static struct storage_read *new_read(struct delivery *d, enum read_type type, const char *domain,
                                      void (*done)(struct storage_read *))
 {

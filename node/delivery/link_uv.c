@@ -86,7 +86,7 @@ static bool body_right(struct link *l, struct slice piece)
     const struct row_message *m = &l->job->letter->m;
     const struct queued *fresh = l->job->letter->fresh;
     uint8_t sum[32];
-    if (fresh) /* it never left memory */
+    if (fresh && m->body.n) /* as it was handed to the queue */
         return sum_bytes(piece) == fresh->body_sum;
     if (l->checked) /* by the reader's thread, which had all of it at once */
         return true;
@@ -270,9 +270,7 @@ static void put_back(struct link *l, struct job *j, const struct row_recipient *
     memcpy(j->rcpts, rows, n * sizeof *rows);
     j->n = n;
     if (intake_paused(l->t, &j->letter->m, &rows[0])) { /* since it was begun */
-        for (unsigned i = 0; i < n; i++)
-            intake_leave(l->d, rows[i].id, rows[i].index);
-        job_free(j);
+        intake_leave_job(l->d, j);
         return;
     }
     target_push(l->t, j, true);
@@ -313,7 +311,12 @@ static void take_results(struct link *l, struct job *j, struct client_transactio
     if (n_again && l->damaged && delivery_active(l->d)) {
         memcpy(j->rcpts, again, n_again * sizeof *again);
         j->n = n_again;
-        mend_begin(l, j);
+        if (j->letter->m.body.n) { /* in memory: what the disk has may be right */
+            intake_leave_job(l->d, j);
+            intake_scan_all(l->d);
+        } else {
+            mend_begin(l, j);
+        }
     } else if (n_again)
         put_back(l, j, again, n_again);
     else
@@ -324,9 +327,7 @@ static void take_results(struct link *l, struct job *j, struct client_transactio
 static void let_go(struct link *l, struct job *j)
 {
     noting_take_back(l->d, j->letter, j->rcpts, j->n);
-    for (unsigned i = 0; i < j->n; i++)
-        intake_leave(l->d, j->rcpts[i].id, j->rcpts[i].index);
-    job_free(j);
+    intake_leave_job(l->d, j);
 }
 
 static void on_done(void *ctx, struct conn *c, struct client_transaction *tx)

@@ -19,9 +19,7 @@ static void unlink_mending(struct delivery *d, struct mending *m)
 /* Out of hand: what is due of it is read anew. */
 static void let_go(struct delivery *d, struct mending *m)
 {
-    for (unsigned i = 0; i < m->job->n; i++)
-        intake_leave(d, m->job->rcpts[i].id, m->job->rcpts[i].index);
-    job_free(m->job);
+    intake_leave_job(d, m->job);
     unlink_mending(d, m);
 }
 

@@ -39,7 +39,7 @@ struct waiting { /* op->ctx of what queue_*() made */
     queue_done done;
     void *ctx;
     size_t bytes;
-    uint64_t body_sum;
+    uint64_t body_sum; /* see queued */
 };
 
 struct line { /* operations by position */
@@ -207,9 +207,9 @@ void queue_add(struct queue *q, const struct row_message *m, const struct row_re
     }
     wait_for(q, op, done, ctx)->body_sum = sum_bytes(op->rows[0].message.body);
     q->stats.waiting_commit++;
-    if (q->n_outcomes)
-        send_outcomes(q);
     storage_submit(q->storage, op);
+    if (q->n_outcomes) /* their transaction is there now */
+        send_outcomes(q);
 }
 
 void queue_add_chunk(struct queue *q, uint64_t id, uint32_t index, struct slice data,

@@ -17,7 +17,7 @@ struct queued {
     struct row_recipient *rcpts; /* those due, same domain or not */
     unsigned n_rcpts;
     struct buf memory;
-    uint64_t body_sum; /* sum_bytes() of the body that is here */
+    uint64_t body_sum; /* sum_bytes() of message.body as queue_add() took it */
 };
 void queued_free(struct queued *q);
 
@@ -52,7 +52,7 @@ void queue_abort(struct queue *q, uint64_t id);
 
 /* Outcome of an attempt: changed recipient rows of one message, optionally a bounce to add in the
  * same transaction. done when settled: durable here and received by the standby (protocol 4.5).
- * Waits up to outcome_delay to share a transaction. */
+ * Waits up to outcome_delay to share a transaction, or until a message is added. */
 void queue_outcome(struct queue *q, const struct row_recipient *rcpts, unsigned n,
                    const struct row_message *bounce, const struct row_recipient *bounce_rcpt,
                    queue_done done, void *ctx);

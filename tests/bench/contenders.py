@@ -112,13 +112,16 @@ class Baton(Contender):
             p.command = ["env", *[f"{k}={v}" for k, v in d.env.items()], *p.command]
         for p in self.pair.nodes if around else []:
             around(p)
-        self.pair.start()
-        if len(self.names) == 2:
-            primary, _ = self.pair.wait_in_sync(60)
-        else:
-            primary = wait_until("the node serves", self.pair.primary, 30)
-        self.primary = primary
-        self.address = primary.smtp
+        try:
+            self.pair.start()
+            if len(self.names) == 2:
+                self.primary, _ = self.pair.wait_in_sync(60)
+            else:
+                self.primary = wait_until("the node serves", self.pair.primary, 30)
+        except Exception:
+            self.close()
+            raise
+        self.address = self.primary.smtp
 
     def metric(self, node, name):
         text = (node.get("/metrics") or (0, ""))[1]

@@ -103,6 +103,8 @@ static void on_scan(void *ctx)
     n_scans++;
 }
 
+static unsigned outcome_delay_ms = 2;
+
 static void set_up(void)
 {
     char err[300];
@@ -115,7 +117,7 @@ static void set_up(void)
     uv_timer_start(&ticker, wake, 5, 5);
     config.store = xstrdup(support_store_path());
     config.cluster = xstrdup("test");
-    config.queue.outcome_delay_ms = 2;
+    config.queue.outcome_delay_ms = outcome_delay_ms;
     config.queue.quarantine_ms = 1;
     storage = storage_open(&config, &meta, &virgin, err, sizeof err);
     ck_assert_msg(storage && virgin, "%s", err);
@@ -125,6 +127,12 @@ static void set_up(void)
     queue = queue_new(&loop, storage, NULL, &config);
     queue_on_new(queue, on_fresh, NULL);
     queue_on_scan(queue, on_scan, NULL);
+}
+
+static void set_up_patient(void)
+{
+    outcome_delay_ms = 60000;
+    set_up();
 }
 
 static void tear_down(void)
@@ -221,6 +229,24 @@ START_TEST(test_outcomes_wait_until_settled)
 }
 END_TEST
 
+START_TEST(test_an_outcome_goes_with_an_addition)
+{
+    serve(4);
+    uint64_t id = add(0);
+    queue_watermark(queue, 4, 2, 2);
+    UNTIL(n_done == 1);
+    deliver(id, 1);
+    for (unsigned i = 0; i < 20; i++)
+        uv_run(&loop, UV_RUN_ONCE);
+    ck_assert_uint_eq(durable, 2); /* it would wait for a minute */
+    add(2);
+    UNTIL(durable == 6);
+    queue_watermark(queue, 4, 6, 6);
+    UNTIL(n_done == 3);
+    ck_assert_int_eq(outcomes[1], QUEUE_OK);
+}
+END_TEST
+
 START_TEST(test_end_of_the_epoch)
 {
     serve(4);
@@ -304,6 +330,11 @@ int main(void)
     tcase_add_test(t, test_end_of_the_epoch);
     tcase_add_test(t, test_storage_tells_what_was_merged);
     tcase_add_test(t, test_what_was_merged_is_looked_at);
+    suite_add_tcase(s, t);
+    t = tcase_create("patient");
+    tcase_set_timeout(t, 90);
+    tcase_add_checked_fixture(t, set_up_patient, tear_down);
+    tcase_add_test(t, test_an_outcome_goes_with_an_addition);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);
