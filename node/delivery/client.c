@@ -18,7 +18,7 @@ static const struct {
     [CLIENT_READY] = {300000, "being idle"},
     [CLIENT_ENVELOPE] = {300000, "sending the envelope"},
     [CLIENT_BODY] = {180000, "sending the message"},
-    /* Not a wait for the server: for the previous outcome and the right to deliver. */
+    /* For the previous outcome and the right to deliver; for the server only with no_room. */
     [CLIENT_DOT_WAIT] = {30000, "holding the final dot back"},
     [CLIENT_DOT_SENT] = {600000, "waiting for the reply to the final dot"},
     [CLIENT_QUITTING] = {5000, "waiting for the reply to QUIT"},
@@ -65,8 +65,8 @@ static unsigned fail(struct smtp_client *c, const struct reply *why)
     c->tls_failed = c->state == CLIENT_SECURING;
     if (c->tx) {
         c->tx->end = c->state == CLIENT_DOT_SENT ? CLIENT_LOST_AFTER : CLIENT_LOST;
-        c->tx->dot_withheld = c->state == CLIENT_DOT_WAIT;
-        if (c->tx->dot_withheld)
+        c->tx->dot_withheld = c->state == CLIENT_DOT_WAIT && !c->no_room;
+        if (c->state == CLIENT_DOT_WAIT)
             buf_clear(&c->out); /* a text without its dot counts for nothing */
         c->tx->last = *why;
         c->done = c->tx;
@@ -299,7 +299,7 @@ unsigned smtp_client_send(struct smtp_client *c, struct client_transaction *tx)
     c->last_step = STEP_RCPT + tx->n;
     c->sent = c->got = c->rset_due ? STEP_RSET : STEP_MAIL;
     c->accepted = 0;
-    c->mail_ok = false;
+    c->mail_ok = c->no_room = false;
     return go_on(c);
 }
 

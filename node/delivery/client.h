@@ -94,6 +94,7 @@ struct smtp_client {
     uint64_t transactions;
     struct client_transaction *tx;
     struct client_transaction *done; /* the one CLIENT_DONE is about; the driver clears it */
+    bool no_room; /* the driver's, in CLIENT_DOT_WAIT: the network hasn't taken the text yet */
     struct reply_parser parser;
     struct reply failure; /* why the session ended */
     struct buf out;

@@ -13,7 +13,7 @@ enum {
     TOGETHER_BYTES = 14000,
     LINGER_MS = 2000,
     /* While a final dot waits for room in the kernel: looked for this often, given up after. */
-    ROOM_MS = 20,
+    ROOM_MS = 100,
     NO_ROOM_MS = 180000,
 };
 
@@ -28,8 +28,7 @@ struct conn {
     unsigned depth;
     size_t together;     /* at most TOGETHER_BYTES, and what the kernel takes at once */
     bool body_asked;     /* wanted by the core, not yet by us: the network is behind */
-    bool dot_asked;      /* likewise: a final dot must not wait in a queue of ours past the lease */
-    uint64_t full_until; /* dot_asked: when that ends the session, by uv_now() */
+    uint64_t full_until; /* core.no_room: when that ends the session, by uv_now() */
     bool body_begun;     /* a part of the body under way was given to the network */
     bool closing, stream_gone, timer_gone;
 };
@@ -57,7 +56,7 @@ static void timer_closed(uv_handle_t *h)
 static void on_timer(uv_timer_t *t)
 {
     struct conn *c = t->data;
-    if (!c->dot_asked)
+    if (!c->core.no_room)
         apply(c, smtp_client_timed_out(&c->core));
     else if (uv_now(t->loop) < c->full_until)
         apply(c, CLIENT_WANT_DOT);
@@ -105,10 +104,11 @@ static void ask_dot(struct conn *c)
         return;
     if (!goes_with_dot(c) && !flush(c))
         return;
+    /* A final dot must not wait in a queue of ours past the lease. */
     bool full = !goes_with_dot(c) && !stream_has_room(c->stream);
-    if (full && !c->dot_asked)
+    if (full && !c->core.no_room)
         c->full_until = uv_now(c->timer.loop) + NO_ROOM_MS;
-    c->dot_asked = full;
+    c->core.no_room = full;
     if (!full)
         c->ev.on_dot(c->ctx, c);
 }
@@ -154,7 +154,7 @@ static void apply(struct conn *c, unsigned effects)
         flush(c);
     if (!c->closing)
         uv_timer_start(&c->timer, on_timer,
-                       c->dot_asked ? ROOM_MS : smtp_client_timeout_ms(&c->core), 0);
+                       c->core.no_room ? ROOM_MS : smtp_client_timeout_ms(&c->core), 0);
     maybe_free(c);
 }
 
@@ -179,8 +179,10 @@ static void on_drain(void *ctx, struct stream *s)
     (void)s;
     if (c->body_asked)
         apply(c, CLIENT_WANT_BODY);
-    else if (c->dot_asked)
+    else if (c->core.no_room) {
+        c->core.no_room = false; /* it has taken something: its time runs anew */
         apply(c, CLIENT_WANT_DOT);
+    }
 }
 
 static void on_open(void *ctx, struct stream *s)
@@ -232,11 +234,11 @@ void conn_body(struct conn *c, struct slice piece, bool last)
 
 void conn_dot(struct conn *c)
 {
-    if (c->core.state != CLIENT_DOT_WAIT || c->dot_asked)
+    if (c->core.state != CLIENT_DOT_WAIT || c->core.no_room)
         return;
     unsigned effects = smtp_client_dot(&c->core);
-    flush(c); /* now, under the lease that was just looked at, or never */
-    if (stream_unsent(c->stream)) {
+    /* Now, under the lease that was just looked at, or never. */
+    if (!flush(c) || stream_unsent(c->stream)) {
         stream_close(c->stream, "the receiver took no more");
         effects = smtp_client_stuck(&c->core);
     }

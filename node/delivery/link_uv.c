@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "node/base/clock_posix.h"
 #include "node/base/crypto_openssl.h"
 #include "node/base/log.h"
 #include "node/base/sum_xxhash.h"
@@ -314,6 +315,8 @@ static void take_results(struct link *l, struct job *j, struct client_transactio
         if (j->letter->m.body.n) { /* in memory: what the disk has may be right */
             intake_leave_job(l->d, j);
             intake_scan_all(l->d);
+            /* Once more: what takes its note back may not be committed yet. */
+            delivery_due_at(l->d, clock_wall_ms() + 1000);
         } else {
             mend_begin(l, j);
         }

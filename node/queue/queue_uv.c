@@ -14,7 +14,6 @@
 
 #include "node/base/clock_posix.h"
 #include "node/base/log.h"
-#include "node/base/sum_xxhash.h"
 
 enum {
     RELEASE_MS = 1000,
@@ -188,7 +187,7 @@ static void send_outcomes(struct queue *q)
 }
 
 void queue_add(struct queue *q, const struct row_message *m, const struct row_recipient *rcpts,
-               unsigned n, struct buf *body, queue_done done, void *ctx)
+               unsigned n, struct buf *body, uint64_t body_sum, queue_done done, void *ctx)
 {
     struct storage_op *op = op_new(q, OP_ADD, MAIL_ADD, n + 1);
     size_t bytes = message_bytes(m), body_n = body->len;
@@ -205,10 +204,10 @@ void queue_add(struct queue *q, const struct row_message *m, const struct row_re
         add_recipient(op, &rcpts[i]);
         assert(rcpts[i].id == m->id);
     }
-    wait_for(q, op, done, ctx)->body_sum = sum_bytes(op->rows[0].message.body);
+    wait_for(q, op, done, ctx)->body_sum = body_sum;
     q->stats.waiting_commit++;
     storage_submit(q->storage, op);
-    if (q->n_outcomes) /* their transaction is there now */
+    if (q->n_outcomes) /* a transaction for them to share */
         send_outcomes(q);
 }
 

@@ -17,7 +17,7 @@ struct queued {
     struct row_recipient *rcpts; /* those due, same domain or not */
     unsigned n_rcpts;
     struct buf memory;
-    uint64_t body_sum; /* sum_bytes() of message.body as queue_add() took it */
+    uint64_t body_sum; /* sum_bytes() of message.body, as it was accepted */
 };
 void queued_free(struct queued *q);
 
@@ -41,10 +41,10 @@ uint32_t queue_epoch(const struct queue *q); /* 0: not serving */
 uint64_t queue_next_id(struct queue *q);     /* MESSAGE_ID(epoch, sequence) */
 
 /* Adds a message with its recipients (rows copied). Its body is in `body`, whose bytes are taken
- * and which is empty afterwards; or in chunks that queue_add_chunk added before. done after it is
- * committed. */
+ * and which is empty afterwards; or in chunks that queue_add_chunk added before. body_sum: see
+ * queued. done after it is committed. */
 void queue_add(struct queue *q, const struct row_message *m, const struct row_recipient *rcpts,
-               unsigned n, struct buf *body, queue_done done, void *ctx);
+               unsigned n, struct buf *body, uint64_t body_sum, queue_done done, void *ctx);
 void queue_add_chunk(struct queue *q, uint64_t id, uint32_t index, struct slice data,
                      queue_done done, void *ctx);
 /* A message given up after chunks were written: a tombstone without recipients takes them away. */

@@ -12,6 +12,7 @@ static void intake_free(struct intake *in)
     if (in->conn || in->in_flight)
         return;
     sha256_free(in->sha);
+    sum_free(in->sum);
     buf_free(&in->part);
     free(in);
 }
@@ -92,6 +93,7 @@ static struct intake *intake_of(struct conn *c)
         in->conn = c;
         in->queue = c->server->queue;
         in->sha = sha256_new();
+        in->sum = sum_new();
         buf_init(&in->part, BODY_INLINE_MAX);
     }
     return c->intake;
@@ -101,6 +103,7 @@ void intake_body(struct conn *c, struct slice bytes)
 {
     struct intake *in = intake_of(c);
     sha256_update(in->sha, bytes);
+    sum_update(in->sum, bytes);
     c->server->stats.bytes_total += bytes.n;
     while (bytes.n) {
         size_t most = in->chunks || in->lost ? BODY_CHUNK_BYTES : BODY_INLINE_MAX;
@@ -218,7 +221,9 @@ static void submit(struct conn *c)
     smtp_session_message(c->session, in->id, wall_ms, clock_rfc5322(date, wall_ms), &sub->message);
     struct row_message *m = &sub->message.row;
     sha256_final(in->sha, m->sha256);
+    uint64_t body_sum = sum_final(in->sum);
     in->sha = NULL;
+    in->sum = NULL;
     m->chunks = in->chunks;
     if (s->config->queue.in_doubt_hold)
         m->flags |= MSG_IN_DOUBT_HOLD; /* the policy travels with the message (protocol 9) */
@@ -237,5 +242,5 @@ static void submit(struct conn *c)
     if (in->chunks) /* which have it; large, and empty */
         buf_free(&body);
     intake_detach(c);
-    queue_add(s->queue, m, sub->message.rcpts, sub->message.n, &body, on_fate, sub);
+    queue_add(s->queue, m, sub->message.rcpts, sub->message.n, &body, body_sum, on_fate, sub);
 }

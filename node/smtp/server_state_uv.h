@@ -5,6 +5,7 @@
 
 #include "node/base/crypto_openssl.h"
 #include "node/base/stream_uv.h"
+#include "node/base/sum_xxhash.h"
 #include "node/smtp/auth_crypt_uv.h"
 #include "node/smtp/server_uv.h"
 
@@ -32,6 +33,7 @@ struct intake {
     struct conn *conn; /* NULL: given up, or the client is gone */
     struct queue *queue;
     struct sha256 *sha;
+    struct sum *sum;
     struct buf part;
     uint64_t id;
     uint32_t chunks;

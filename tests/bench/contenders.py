@@ -95,10 +95,18 @@ class Apart(places.Namespaces):
 
 class Baton(Contender):
     names = "a"
+    pair = place = None
 
     def __init__(self, options, around=None, **settings):
         """around: what else is put between a node's process and the machine."""
         super().__init__(options)
+        try:
+            self.set_up(options, around, settings)
+        except BaseException:
+            self.close()
+            raise
+
+    def set_up(self, options, around, settings):
         self.place = (Apart if getattr(options, "link", None) else Together)(options, self.group)
         self.sink_host = self.place.sink_host
         self.pair = Pair(
@@ -112,15 +120,11 @@ class Baton(Contender):
             p.command = ["env", *[f"{k}={v}" for k, v in d.env.items()], *p.command]
         for p in self.pair.nodes if around else []:
             around(p)
-        try:
-            self.pair.start()
-            if len(self.names) == 2:
-                self.primary, _ = self.pair.wait_in_sync(60)
-            else:
-                self.primary = wait_until("the node serves", self.pair.primary, 30)
-        except Exception:
-            self.close()
-            raise
+        self.pair.start()
+        if len(self.names) == 2:
+            self.primary, _ = self.pair.wait_in_sync(60)
+        else:
+            self.primary = wait_until("the node serves", self.pair.primary, 30)
         self.address = self.primary.smtp
 
     def metric(self, node, name):
@@ -141,8 +145,9 @@ class Baton(Contender):
             raise Failure("the pair is not in sync: only one copy was written")
 
     def close(self):
-        self.pair.close()
-        self.place.close()
+        for part in (self.pair, self.place):
+            if part:
+                part.close()
         super().close()
 
 

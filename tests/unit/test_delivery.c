@@ -320,8 +320,9 @@ static struct {
     uv_tcp_t listener;
     uint16_t port;
     unsigned sessions, messages, dots_seen, rcpts_seen, connects;
-    size_t ahead;    /* text of a message whose final dot isn't here */
-    struct buf last; /* message */
+    size_t ahead;           /* text of a message whose final dot isn't here */
+    size_t drop_before_dot; /* so much of it; 0: never */
+    struct buf last;        /* message */
     char last_rcpts[400];
     bool drop_after_dot, hold_reply, broken_tls, refuse_all, reject_greeting;
     struct session *held;
@@ -352,7 +353,8 @@ ssize_t write(int fd, const void *p, size_t n)
 static bool no_room;
 int poll(struct pollfd *fds, nfds_t n, int ms)
 {
-    return no_room ? 0 : (int)syscall(SYS_poll, fds, n, ms);
+    struct timespec t = {ms / 1000, ms % 1000 * 1000000L};
+    return no_room ? 0 : (int)syscall(SYS_ppoll, fds, n, ms < 0 ? NULL : &t, NULL, 0);
 }
 
 static void line(struct session *x, const char *text)
@@ -428,6 +430,8 @@ static void srv_data(void *ctx, struct stream *s, struct slice d)
         if (x->data) {
             uint8_t *end = x->in.len < 5 ? NULL : memmem(x->in.data, x->in.len, "\r\n.\r\n", 5);
             srv.ahead = end ? 0 : x->in.len;
+            if (!end && srv.drop_before_dot && x->in.len >= srv.drop_before_dot)
+                stream_close(x->s, "dropped");
             if (!end)
                 return;
             size_t n = (size_t)(end - x->in.data) + 2;
@@ -960,6 +964,24 @@ START_TEST(test_a_dot_waits_for_room)
 }
 END_TEST
 
+/* Nobody else's fault: such a receiver isn't tried for ever. */
+START_TEST(test_a_receiver_that_goes_before_the_dot_is_an_attempt)
+{
+    char *body = lines(20000);
+    const char *rcpts[] = {"u1@x.example"};
+    struct stored *s = message(1, body, 20000, rcpts, 1);
+    no_room = true;
+    srv.drop_before_dot = 20000;
+    delivery_start(d);
+    UNTIL(s->r[0].attempts == 1);
+    ck_assert_int_eq(s->r[0].state, RCPT_QUEUED);
+    ck_assert_uint_le(srv.connects, 4);
+    ck_assert_uint_eq(srv.dots_seen, 0);
+    no_room = false;
+    free(body);
+}
+END_TEST
+
 START_TEST(test_a_fresh_body_in_chunks_comes_from_the_disk)
 {
     enum { N = 300000 };
@@ -1309,6 +1331,7 @@ int main(void)
     tcase_add_test(t, test_a_short_body_leaves_with_its_dot);
     tcase_add_test(t, test_a_dot_that_stays_here_never_leaves);
     tcase_add_test(t, test_a_dot_waits_for_room);
+    tcase_add_test(t, test_a_receiver_that_goes_before_the_dot_is_an_attempt);
     tcase_add_test(t, test_a_fresh_body_in_chunks_comes_from_the_disk);
     tcase_add_test(t, test_reconnecting_does_not_get_around_unsettled_outcomes);
     tcase_add_test(t, test_next_hop_down);

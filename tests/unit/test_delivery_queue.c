@@ -11,6 +11,7 @@
 #include "node/base/clock_posix.h"
 #include "node/base/crypto_openssl.h"
 #include "node/base/stream_uv.h"
+#include "node/base/sum_xxhash.h"
 #include "node/delivery/delivery_uv.h"
 #include "replication/notes.h"
 
@@ -251,7 +252,7 @@ static void add(unsigned number)
                               .address = slice_str(rcpt),
                               .domain = slice_str(domain)};
     crypto_sha256(buf_slice(&body), m.sha256);
-    queue_add(queue, &m, &r, 1, &body, on_committed, NULL);
+    queue_add(queue, &m, &r, 1, &body, sum_bytes(buf_slice(&body)), on_committed, NULL);
 }
 
 static unsigned dumped(void)

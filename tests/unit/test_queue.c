@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <uv.h>
 
+#include "node/base/sum_xxhash.h"
 #include "node/queue/queue_uv.h"
 #include "node/queue/store_sqlite.h"
 #include "support_store.h"
@@ -92,6 +93,7 @@ static void on_fresh(void *ctx, struct queued *q)
     (void)ctx;
     ck_assert_uint_eq(q->n_rcpts, 1);
     ck_assert_uint_gt(q->message.body.n, 0);
+    ck_assert_uint_eq(q->body_sum, sum_bytes(q->message.body));
     ck_assert_uint_eq(q->rcpts[0].id, q->message.id);
     fresh_ids[n_fresh++] = q->message.id;
     queued_free(q);
@@ -164,7 +166,8 @@ static uint64_t add(unsigned i)
     buf_init(&body, BODY_INLINE_MAX);
     buf_append_slice(&body, m.message.body);
     m.message.body = slice_of(NULL, 0);
-    queue_add(queue, &m.message, &p.recipient, 1, &body, on_done, (void *)(uintptr_t)i);
+    queue_add(queue, &m.message, &p.recipient, 1, &body, sum_bytes(buf_slice(&body)), on_done,
+              (void *)(uintptr_t)i);
     ck_assert_ptr_null(body.data);
     return id;
 }

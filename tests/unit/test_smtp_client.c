@@ -236,6 +236,22 @@ START_TEST(test_lost_before_and_after_the_final_dot)
     ck_assert_int_eq(tx.end, CLIENT_LOST);
     ck_assert(tx.dot_withheld);
     smtp_client_free(&c);
+
+    to_dot(); /* the text before it was too much for the network */
+    c.no_room = true;
+    seen = smtp_client_lost(&c, "reset");
+    ck_assert_int_eq(tx.end, CLIENT_LOST);
+    ck_assert(!tx.dot_withheld);
+    ck_assert_uint_eq(c.out.len, 0);
+    smtp_client_free(&c);
+
+    to_dot(); /* so was the dot */
+    smtp_client_dot(&c);
+    seen = smtp_client_stuck(&c);
+    ck_assert(seen == (CLIENT_DONE | CLIENT_CLOSE));
+    ck_assert_int_eq(tx.end, CLIENT_LOST);
+    ck_assert(!tx.dot_withheld && !rcpt[0].decided);
+    smtp_client_free(&c);
 }
 END_TEST
 

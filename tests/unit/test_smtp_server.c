@@ -15,6 +15,7 @@
 #include "node/base/clock_posix.h"
 #include "node/base/crypto_openssl.h"
 #include "node/base/log.h"
+#include "node/base/sum_xxhash.h"
 #include "node/smtp/server_uv.h"
 #include "node/smtp/users_crypt.h"
 
@@ -62,7 +63,7 @@ static void hold(struct queue *q, bool wait, queue_done done, void *ctx)
 }
 
 void queue_add(struct queue *q, const struct row_message *m, const struct row_recipient *rcpts,
-               unsigned n, struct buf *body, queue_done done, void *ctx)
+               unsigned n, struct buf *body, uint64_t body_sum, queue_done done, void *ctx)
 {
     uint8_t sha[32];
     q->messages++;
@@ -74,6 +75,7 @@ void queue_add(struct queue *q, const struct row_message *m, const struct row_re
     if (!m->chunks) {
         buf_clear(&q->body);
         buf_append_slice(&q->body, buf_slice(body));
+        ck_assert_uint_eq(body_sum, sum_bytes(buf_slice(body)));
     }
     ck_assert_uint_eq(m->body.n, 0);
     buf_free(body);
