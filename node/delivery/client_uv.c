@@ -177,9 +177,9 @@ static void on_drain(void *ctx, struct stream *s)
 {
     struct conn *c = ctx;
     (void)s;
-    if (c->body_asked)
+    if (c->body_asked) {
         apply(c, CLIENT_WANT_BODY);
-    else if (c->core.no_room) {
+    } else if (c->core.no_room) {
         c->core.no_room = false; /* it has taken something: its time runs anew */
         apply(c, CLIENT_WANT_DOT);
     }
