@@ -1,6 +1,7 @@
 /* See sum_xxhash.h. */
 #include "node/base/sum_xxhash.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <xxhash.h>
 
@@ -17,8 +18,10 @@ static XXH3_state_t *state(struct sum *x)
 struct sum *sum_new(void)
 {
     XXH3_state_t *s = XXH3_createState();
-    if (!s)
+    if (!s) { /* its alignment is more than malloc's, so it can't come from xmalloc() */
+        fputs("baton: out of memory\n", stderr);
         abort();
+    }
     XXH3_64bits_reset(s);
     return (struct sum *)s;
 }

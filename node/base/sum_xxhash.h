@@ -10,7 +10,7 @@
 uint64_t sum_bytes(struct slice s);
 /* The same, of bytes that come in pieces. */
 struct sum;
-struct sum *sum_new(void);
+struct sum *sum_new(void); /* aborts on exhausted memory */
 void sum_update(struct sum *x, struct slice s);
 uint64_t sum_final(struct sum *x); /* frees x */
 void sum_free(struct sum *x);

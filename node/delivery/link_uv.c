@@ -87,7 +87,7 @@ static bool body_right(struct link *l, struct slice piece)
     const struct row_message *m = &l->job->letter->m;
     const struct queued *fresh = l->job->letter->fresh;
     uint8_t sum[32];
-    if (fresh && m->body.n) /* as it was handed to the queue */
+    if (fresh && m->body.n) /* in memory since it was accepted */
         return sum_bytes(piece) == fresh->body_sum;
     if (l->checked) /* by the reader's thread, which had all of it at once */
         return true;

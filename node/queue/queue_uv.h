@@ -17,7 +17,7 @@ struct queued {
     struct row_recipient *rcpts; /* those due, same domain or not */
     unsigned n_rcpts;
     struct buf memory;
-    uint64_t body_sum; /* sum_bytes() of message.body, as it was accepted */
+    uint64_t body_sum; /* sum_bytes() of the whole body, as it was accepted */
 };
 void queued_free(struct queued *q);
 
