@@ -52,6 +52,11 @@ static void storage_durable(void *ctx, struct pos end)
     if (!enter(n))
         return;
     atomic_store(&n->own_lsn, end.lsn);
+    if (n->config->n_nodes < 2) { /* there is no other disk to wait for: it is committed */
+        struct node_mail m = {
+            .mark = {.epoch = end.epoch, .committed = end.lsn, .settled = end.lsn}};
+        node_post(n, MAIL_MARK, &m);
+    }
     replication_durable(n->replication, end);
     leave(n);
 }
@@ -424,7 +429,7 @@ int node_answer_http(void *ctx, const char *path, struct buf *body, const char *
 struct storage_hooks node_storage_hooks(struct node *n)
 {
     return (struct storage_hooks){.ctx = n,
-                                  .batch = storage_batch,
+                                  .batch = n->config->n_nodes < 2 ? NULL : storage_batch,
                                   .durable = storage_durable,
                                   .reply = storage_reply,
                                   .changed = storage_changed,
@@ -483,5 +488,6 @@ struct delivery_hooks node_delivery_hooks(struct node *n)
                                    .may_deliver = may_deliver,
                                    .may_expire = may_expire,
                                    .note = note,
+                                   .alone = n->config->n_nodes < 2,
                                    .mend = delivery_mend};
 }

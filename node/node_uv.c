@@ -254,6 +254,9 @@ static void on_mail(void *ctx, struct mail *mail)
         on_view(n, &m->view);
         break;
     case MAIL_MARK:
+        /* A single node's marks come from two threads. */
+        if (m->mark.epoch == n->mark.epoch && m->mark.committed < n->mark.committed)
+            break;
         n->mark.epoch = m->mark.epoch;
         n->mark.committed = m->mark.committed;
         n->mark.settled = m->mark.settled;

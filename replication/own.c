@@ -253,14 +253,14 @@ int own_outcome(struct own *o, struct row_recipient *p, bool *write, bool *late)
     return STORE_OK;
 }
 
-struct own_batch own_batch(const struct own *o)
+struct own_batch own_batch(const struct own *o, bool with_rows)
 {
     assert(o->next > o->first);
     return (struct own_batch){.epoch = o->epoch,
                               .first = o->first,
                               .last = o->next - 1,
                               .n_rows = own_count(o),
-                              .rows = shared_new(buf_slice(&o->rows))};
+                              .rows = with_rows ? shared_new(buf_slice(&o->rows)) : NULL};
 }
 
 int own_commit(struct own *o, struct pos committed)

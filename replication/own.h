@@ -57,8 +57,8 @@ int own_note(struct own *o, uint64_t id, uint32_t index, enum doubt wanted, bool
  * left to write. *late: it was delivered after all, and a bounce may say otherwise: own_recall().
  */
 int own_outcome(struct own *o, struct row_recipient *p, bool *write, bool *late);
-/* What is in it, for replication: a copy of the rows, which the receiver unrefs. */
-struct own_batch own_batch(const struct own *o);
+/* What is in it, for replication; with_rows: a copy of the rows, which the receiver unrefs. */
+struct own_batch own_batch(const struct own *o, bool with_rows);
 /* Writes meta.end and commits. */
 int own_commit(struct own *o, struct pos committed);
 void own_abort(struct own *o);

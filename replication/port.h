@@ -34,7 +34,7 @@ struct own_batch {
     uint32_t epoch;
     uint64_t first, last;
     uint32_t n_rows;
-    struct shared *rows; /* encoded rows */
+    struct shared *rows; /* encoded rows; NULL where there is no other node */
 };
 
 enum store_request_type {

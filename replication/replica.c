@@ -22,7 +22,7 @@ struct replica *replica_new(const struct replica_config *c, const char *cluster,
     struct replica *r = xcalloc(1, sizeof *r);
     r->cfg = *c;
     if (!r->cfg.ring_bytes)
-        r->cfg.ring_bytes = r->cfg.single ? 1 : 64 << 20; /* 1: of one batch */
+        r->cfg.ring_bytes = 64 << 20;
     if (!r->cfg.catch_up_bytes)
         r->cfg.catch_up_bytes = 1 << 20;
     if (!r->cfg.window_bytes)
@@ -282,7 +282,7 @@ static void on_batch(struct replica *r, const struct own_batch *b)
     struct primary *p = &r->p;
     if (r->role != PRIMARY || b->epoch != p->epoch)
         return;
-    assert(b->first == p->numbered + 1 && b->last >= b->first);
+    assert(!r->cfg.single && b->first == p->numbered + 1 && b->last >= b->first);
     struct ring_batch x = {b->first, b->last, b->n_rows, b->rows, r->now};
     ring_push(&p->ring, &x);
     p->numbered = b->last;
@@ -294,6 +294,8 @@ static void on_durable(struct replica *r, struct pos end)
     struct primary *p = &r->p;
     if (r->role != PRIMARY || end.epoch != p->epoch || end.lsn <= p->own)
         return;
+    if (r->cfg.single)
+        p->numbered = end.lsn; /* nobody was to be told before */
     assert(end.lsn <= p->numbered);
     p->own = end.lsn;
     commit_update(r);

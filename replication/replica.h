@@ -15,11 +15,11 @@
 struct replica_config {
     unsigned self;
     uint64_t standby_timeout_ns, retention_ms, quarantine_ms;
-    size_t ring_bytes;     /* cap of the ring of own batches; default 64 MiB, single: one batch */
+    size_t ring_bytes;     /* cap of the ring of own batches; default 64 MiB */
     size_t catch_up_bytes; /* of one read; default 1 MiB */
     size_t window_bytes;   /* of batches sent and not yet applied there; default 8 MiB */
     size_t repair_bytes;   /* rows of one message that is mended; default 64 MiB */
-    bool single;           /* there is no other node */
+    bool single;           /* there is no other node: no RE_BATCH comes */
     uint8_t random[16];    /* of this process: store ids for full copies are made from it */
 };
 

@@ -312,6 +312,7 @@ static void on_tick(uv_timer_t *t)
     bool paused = r->ticked_ns && now > r->ticked_ns + PAUSED_MS * MS;
     r->ticked_ns = now;
     atomic_store(&r->alive_ns, now);
+    mailbox_drain(r->mailbox);
     struct replica_event ev = {.type = RE_TICK};
     step(r, &ev);
     for (unsigned i = 0; i < LINKS_MAX; i++)
@@ -562,7 +563,10 @@ void replication_durable(struct replication *r, struct pos end)
 {
     struct letter *x = letter(MAIL_DURABLE, sizeof x->pos);
     x->pos = end;
-    mailbox_post(r->mailbox, &x->mail);
+    if (r->tls_out)
+        mailbox_post(r->mailbox, &x->mail);
+    else
+        mailbox_post_quietly(r->mailbox, &x->mail);
 }
 
 void replication_rejoin(struct replication *r, bool discard, uint64_t op)

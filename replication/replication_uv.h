@@ -32,6 +32,7 @@ void replication_reply(struct replication *r,
                        const struct store_reply *reply); /* takes reply->bytes */
 void replication_batch(struct replication *r,
                        const struct own_batch *b); /* takes its own reference on b->rows */
+/* Without another node it comes to the core with the next tick: nobody waits for it. */
 void replication_durable(struct replication *r, struct pos end);
 /* The operator's word about a store that was away for too long; answered by hooks.op_done. */
 void replication_rejoin(struct replication *r, bool discard, uint64_t op);

@@ -11,6 +11,7 @@ struct mailbox {
     uv_async_t async;
     pthread_mutex_t lock;
     struct mail *head, **tail;
+    bool woken; /* the loop is about to take all */
     mailbox_fn on_mail;
     void *ctx;
     bool closing; /* loop's thread only */
@@ -22,13 +23,13 @@ static struct mail *take_all(struct mailbox *mb)
     struct mail *all = mb->head;
     mb->head = NULL;
     mb->tail = &mb->head;
+    mb->woken = false;
     pthread_mutex_unlock(&mb->lock);
     return all;
 }
 
-static void deliver(uv_async_t *async)
+void mailbox_drain(struct mailbox *mb)
 {
-    struct mailbox *mb = async->data;
     for (struct mail *m = take_all(mb), *next; m; m = next) {
         next = m->next;
         m->next = NULL;
@@ -37,6 +38,11 @@ static void deliver(uv_async_t *async)
         else
             mb->on_mail(mb->ctx, m);
     }
+}
+
+static void deliver(uv_async_t *async)
+{
+    mailbox_drain(async->data);
 }
 
 struct mailbox *mailbox_new(uv_loop_t *loop, mailbox_fn on_mail, void *ctx)
@@ -53,17 +59,27 @@ struct mailbox *mailbox_new(uv_loop_t *loop, mailbox_fn on_mail, void *ctx)
     return mb;
 }
 
-void mailbox_post(struct mailbox *mb, struct mail *m)
+static void post(struct mailbox *mb, struct mail *m, bool wake)
 {
     m->next = NULL;
     pthread_mutex_lock(&mb->lock);
-    bool first = mb->head == NULL;
     *mb->tail = m;
     mb->tail = &m->next;
+    wake = wake && !mb->woken;
+    mb->woken = mb->woken || wake;
     pthread_mutex_unlock(&mb->lock);
-    /* A wake-up is due already when something was waiting. */
-    if (first)
+    if (wake)
         uv_async_send(&mb->async);
+}
+
+void mailbox_post(struct mailbox *mb, struct mail *m)
+{
+    post(mb, m, true);
+}
+
+void mailbox_post_quietly(struct mailbox *mb, struct mail *m)
+{
+    post(mb, m, false);
 }
 
 static void closed(uv_handle_t *h)

@@ -20,6 +20,8 @@ struct delivery_hooks {
     /* A frame of notes (replication/notes.h) for the standby; delivery_noted() answers. NULL:
      * nobody is told, and no final dot goes out but under `hold`. */
     void (*note)(void *ctx, struct slice frame);
+    /* There is no other node: nobody has to be told before a final dot. */
+    bool alone;
     /* The body of this message fails its checksum: fetch it from the other node.
      * delivery_mended() follows. NULL: there is none. */
     void (*mend)(void *ctx, uint64_t id);

@@ -9,5 +9,5 @@ bool dot_may_go(const struct dot *d)
         return false;
     if (d->hold)
         return BATON_MUTANT(HOLD_NOTE_NOT_COMMITTED, true, d->committed);
-    return d->note && d->note <= d->noted;
+    return d->alone || (d->note && d->note <= d->noted);
 }

@@ -10,6 +10,7 @@ struct dot {
     bool unsettled; /* earlier outcomes of this connection are on their way */
     bool hold;      /* the message's policy: at most once */
     bool committed; /* hold: the note is, on every store in in_sync */
+    bool alone;     /* resend: there is no other node that could send it again */
     uint64_t note;  /* resend: number of the frame that tells the standby; 0: not yet told */
     uint64_t noted; /* the highest number that the standby is known to have, or needn't */
 };

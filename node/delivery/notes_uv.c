@@ -2,7 +2,7 @@
  *
  * Under `resend` the standby is told as the transaction begins, with what else begins in this round
  * of the loop; while it is needed, its answer lets the dot out. The note is withdrawn when the
- * transaction is over and its outcomes are settled. Under `hold` the note is a change of the row
+ * transaction is over and its outcomes are settled. A node without a peer has nobody to tell. Under `hold` the note is a change of the row
  * itself, committed before the dot; the outcome takes it away, or, for a recipient that goes back
  * to wait without one, another change.
  *
@@ -26,6 +26,11 @@ struct noting {
     bool hold, stands; /* stands: an outcome's fate is unknown, so it isn't withdrawn */
     bool committed;
 };
+
+static bool is_hold(const struct letter *letter)
+{
+    return letter->m.flags & MSG_IN_DOUBT_HOLD;
+}
 
 static void maybe_free(struct noting *x)
 {
@@ -130,7 +135,7 @@ static void on_taken_back(void *ctx, enum queue_outcome result, uint64_t n_chang
 void noting_take_back(struct delivery *d, const struct letter *letter,
                       const struct row_recipient *rows, unsigned n)
 {
-    if (!n || !(letter->m.flags & MSG_IN_DOUBT_HOLD))
+    if (!n || !is_hold(letter))
         return;
     d->n_outcomes++; /* a hand-over waits for it */
     d->refs++;
@@ -144,9 +149,11 @@ void noting_start(struct link *l)
     struct delivery *d = l->d;
     struct job *j = l->job;
     assert(j && !l->noting);
+    bool hold = is_hold(j->letter);
+    if (d->hooks.alone && !hold)
+        return;
     struct noting *x = xcalloc(1, sizeof *x);
-    *x = (struct noting){.d = d, .link = l, .generation = d->generation, .refs = 1};
-    x->hold = (j->letter->m.flags & MSG_IN_DOUBT_HOLD) != 0;
+    *x = (struct noting){.d = d, .link = l, .generation = d->generation, .refs = 1, .hold = hold};
     l->noting = x;
     if (x->hold) {
         x->due = true;
@@ -188,9 +195,11 @@ void noting_unref(struct noting *x, bool settled)
 struct dot noting_dot(const struct link *l)
 {
     const struct noting *x = l->noting;
-    struct dot dot = {.unsettled = l->outcomes != NULL, .noted = l->d->noted};
+    struct dot dot = {.unsettled = l->outcomes != NULL,
+                      .hold = is_hold(l->job->letter),
+                      .alone = l->d->hooks.alone,
+                      .noted = l->d->noted};
     if (x) {
-        dot.hold = x->hold;
         dot.committed = x->committed;
         dot.note = x->number;
     }

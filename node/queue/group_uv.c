@@ -17,13 +17,21 @@
 
 enum { APART_NS = 700000 }; /* a flush of less time isn't handed over */
 
-/* One at a time, on whichever thread. */
-static int flush(struct storage *s)
+static void answer(struct storage *s, struct group *g)
+{
+    g->kind->durable(s, g);
+    g->answered = true;
+}
+
+/* One at a time, on whichever thread; who waits for it is answered by that one, at once. */
+static int flush(struct storage *s, struct group *g)
 {
     uint64_t began = clock_boot_ns();
     int err = store_sqlite_flush(s->store);
     s->flushed_ns = clock_boot_ns();
     s->flush_ns += ((int64_t)(s->flushed_ns - began) - s->flush_ns) / 8;
+    if (!err)
+        answer(s, g);
     return err;
 }
 
@@ -39,7 +47,7 @@ static void *run_flusher(void *arg)
             continue;
         }
         pthread_mutex_unlock(&s->lock);
-        int err = flush(s);
+        int err = flush(s, s->written); /* nobody else touches that until this has ended */
         pthread_mutex_lock(&s->lock);
         s->flush_err = err;
         atomic_store(&s->flush, FLUSH_ENDED);
@@ -106,6 +114,8 @@ static void end(struct storage *s, struct group *g, int err)
 {
     if (!err && g->n_rows)
         storage_committed(s, s->flushed_ns - g->closed_ns, g->n_rows, g->bytes);
+    if (!err && !g->answered) /* its commit did all, or there was none */
+        answer(s, g);
     g->kind->ended(s, g, err);
     assert(!g->items.head);
     free(g);
@@ -188,7 +198,7 @@ void group_close(struct storage *s)
         hand_over(s, g);
     } else {
         if (unflushed) {
-            err = flush(s);
+            err = flush(s, g);
             flush_ended(s, g, err);
         }
         end(s, g, err);

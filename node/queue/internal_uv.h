@@ -32,10 +32,11 @@ struct list {
  */
 struct group;
 struct group_kind {
-    /* Sets n_rows and bytes and commits, or rolls back `nothing`. Returns enum store_err. Then, the
-     * transaction over in any case: */
+    /* Sets n_rows and bytes and commits, or rolls back `nothing`. Returns enum store_err. */
     int (*commit)(struct storage *s, struct group *g);
-    /* Answers: it is durable, or err, of the commit or its flush. */
+    /* It is on the disk: answers. By the thread that flushed it, so it leaves the store alone. */
+    void (*durable)(struct storage *s, struct group *g);
+    /* The transaction is over, after durable(); or err, of the commit or its flush: answers. */
     void (*ended)(struct storage *s, struct group *g, int err);
     /* Instead of both: rolls back, and answers. err: what of, in `why` or of an earlier flush. */
     void (*given_up)(struct storage *s, struct group *g, int err);
@@ -49,6 +50,7 @@ struct group {
     char why[120];          /* nothing comes of it, where that is an error of the store */
     struct own_batch batch; /* of operations, as it was handed over */
     bool nothing;
+    bool answered;
     /* of batches that are followed: */
     struct store_meta meta;
     uint64_t cursor; /* store->cursor and behind, before */

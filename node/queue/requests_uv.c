@@ -146,15 +146,18 @@ static void follow_each(struct storage *s, struct group *g, int err)
     tell_if_changed(s, &g->before);
 }
 
-static void followed_ended(struct storage *s, struct group *g, int err)
+static void followed_durable(struct storage *s, struct group *g)
 {
-    if (err) {
-        follow_each(s, g, err);
-        return;
-    }
     for (struct item *i; (i = list_pop(&g->items));)
         answer_followed(s, i, STORE_OK);
-    tell_if_changed(s, &g->before);
+}
+
+static void followed_ended(struct storage *s, struct group *g, int err)
+{
+    if (err)
+        follow_each(s, g, err);
+    else
+        tell_if_changed(s, &g->before);
 }
 
 static void followed_given_up(struct storage *s, struct group *g, int err)
@@ -163,8 +166,10 @@ static void followed_given_up(struct storage *s, struct group *g, int err)
     follow_each(s, g, err);
 }
 
-static const struct group_kind followed = {
-    .commit = commit_followed, .ended = followed_ended, .given_up = followed_given_up};
+static const struct group_kind followed = {.commit = commit_followed,
+                                           .durable = followed_durable,
+                                           .ended = followed_ended,
+                                           .given_up = followed_given_up};
 
 static int begin_followed(struct storage *s)
 {

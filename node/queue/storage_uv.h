@@ -11,9 +11,10 @@
 struct storage;
 
 struct storage_hooks {
-    void *ctx; /* called on the storage thread (replies of SR_CHANGES on the reader's): post and
-                  return */
-    void (*batch)(void *ctx, const struct own_batch *b); /* before its commit */
+    void *ctx; /* called on the storage thread (replies of SR_CHANGES on the reader's; what was
+                  flushed, on the flusher's): post and return */
+    /* Before its commit. NULL: there is no other node, and nobody wants it. */
+    void (*batch)(void *ctx, const struct own_batch *b);
     void (*durable)(void *ctx, struct pos end);
     void (*reply)(void *ctx, const struct store_reply *r);
     void (*changed)(

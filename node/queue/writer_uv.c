@@ -371,29 +371,35 @@ static int commit_operations(struct storage *s, struct group *g)
         own_abort(o);
         return STORE_CONFLICT;
     }
-    g->batch = own_batch(o);
+    g->batch = own_batch(o, s->hooks.batch != NULL);
     g->n_rows = g->batch.n_rows;
-    g->bytes = g->batch.rows->n;
-    s->hooks.batch(s->hooks.ctx, &g->batch);
+    g->bytes = o->rows.len;
+    if (s->hooks.batch)
+        s->hooks.batch(s->hooks.ctx, &g->batch);
     int err = own_commit(o, s->committed);
     if (err) {
         storage_fail(s, err, store_sqlite_error(s->store));
         return err;
     }
     if (o->has_opstate) /* now: later there may be the next group's changes on top */
-        writer_tell_opstate(s, slice_of(g->batch.rows->data, g->batch.rows->n));
+        writer_tell_opstate(s, buf_slice(&o->rows));
     s->purging = s->purging || o->purge;
     return STORE_OK;
 }
 
-static void operations_ended(struct storage *s, struct group *g, int err)
+static void operations_durable(struct storage *s, struct group *g)
 {
     const struct own_batch *b = &g->batch;
-    if (!err && !g->nothing)
+    if (!g->nothing)
         s->hooks.durable(s->hooks.ctx, (struct pos){b->epoch, b->last});
-    enum op_result result = !err ? OP_DURABLE : b->rows ? OP_FAILED : OP_NOT_PRIMARY;
-    shared_unref(b->rows);
-    answer_all(s, &g->items, result);
+    answer_all(s, &g->items, OP_DURABLE);
+}
+
+static void operations_ended(struct storage *s, struct group *g, int err)
+{
+    shared_unref(g->batch.rows);
+    if (err)
+        answer_all(s, &g->items, g->batch.last ? OP_FAILED : OP_NOT_PRIMARY);
 }
 
 /* Nothing was handed over: its numbers were not given out, and nobody has seen it. A merge answers
@@ -407,8 +413,10 @@ static void operations_given_up(struct storage *s, struct group *g, int err)
         storage_fail(s, err, g->why);
 }
 
-static const struct group_kind operations = {
-    .commit = commit_operations, .ended = operations_ended, .given_up = operations_given_up};
+static const struct group_kind operations = {.commit = commit_operations,
+                                             .durable = operations_durable,
+                                             .ended = operations_ended,
+                                             .given_up = operations_given_up};
 
 static int begin_operations(struct storage *s)
 {

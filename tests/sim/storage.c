@@ -196,7 +196,7 @@ static struct own *own_of(struct node *n)
 static void hand_over(struct sim *s, struct node *n)
 {
     struct own_batch *b = xmalloc(sizeof *b);
-    *b = own_batch(own_of(n));
+    *b = own_batch(own_of(n), true);
     books_number(s, n, b->epoch);
     rules_numbers(s, n, b);
     struct task *t = node_mail(s, n, STORAGE_TO_REPLICATION, batch_arrives);

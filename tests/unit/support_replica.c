@@ -193,7 +193,7 @@ static void emit(void *ctx, const struct replica_effect *fx)
 
 static void own_hand_over(struct world_node *n)
 {
-    push(&n->inbox_end, JOB_BATCH)->batch = own_batch(n->own);
+    push(&n->inbox_end, JOB_BATCH)->batch = own_batch(n->own, true);
 }
 
 void world_body(uint8_t *p, size_t n, uint64_t from)

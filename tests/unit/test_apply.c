@@ -57,7 +57,7 @@ static void put(struct row r)
 static void close_own(struct buf *out)
 {
     if (out) {
-        struct own_batch done = own_batch(&own);
+        struct own_batch done = own_batch(&own, true);
         struct batch x = {.epoch = done.epoch,
                           .first = done.first,
                           .last = done.last,

@@ -199,7 +199,7 @@ static uint64_t add(unsigned n, size_t body_bytes)
     for (unsigned i = 0; i < n; i++)
         ck_assert_int_eq(
             world_put_message(&e->node, MESSAGE_ID(e->node.writer, ++e->added), body_bytes), 0);
-    struct own_batch b = own_batch(&e->own);
+    struct own_batch b = own_batch(&e->own, true);
     replication_batch(e->thread, &b);
     shared_unref(b.rows);
     ck_assert_int_eq(own_commit(&e->own, (struct pos){0, 0}), 0);
