@@ -2,9 +2,9 @@
  *
  * Under `resend` the standby is told as the transaction begins, with what else begins in this round
  * of the loop; while it is needed, its answer lets the dot out. The note is withdrawn when the
- * transaction is over and its outcomes are settled. A node without a peer has nobody to tell. Under `hold` the note is a change of the row
- * itself, committed before the dot; the outcome takes it away, or, for a recipient that goes back
- * to wait without one, another change.
+ * transaction is over and its outcomes are settled. A node without a peer has nobody to tell. Under
+ * `hold` the note is a change of the row itself, committed before the dot; the outcome takes it
+ * away, or, for a recipient that goes back to wait without one, another change.
  *
  * Lifetime: a noting lives as long as its link's transaction, each outcome of it, and the answer
  * that is due, whichever is last. */

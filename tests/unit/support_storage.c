@@ -16,6 +16,7 @@ static void on_batch(void *ctx, const struct own_batch *b)
     pthread_mutex_lock(&r->lock);
     r->order_broken |= b->first != r->batched.lsn + 1 && r->batched.lsn != 0;
     r->batched = (struct pos){b->epoch, b->last};
+    r->batched_by = pthread_self();
     r->n_rows += b->n_rows;
     pthread_mutex_unlock(&r->lock);
 }
@@ -26,8 +27,9 @@ static void on_durable(void *ctx, struct pos end)
 {
     struct rig *r = ctx;
     pthread_mutex_lock(&r->lock);
-    r->order_broken |= pos_cmp(end, r->batched) != 0;
+    r->order_broken |= r->batched.lsn && pos_cmp(end, r->batched) != 0;
     r->durable = end;
+    r->durable_by = pthread_self();
     pthread_mutex_unlock(&r->lock);
     if (r->fd > 0 && write(r->fd, &end.lsn, sizeof end.lsn) < 0)
         _exit(1);
@@ -69,7 +71,7 @@ static void on_mail(void *ctx, struct mail *m)
     r->back[r->n_back++] = m;
 }
 
-void rig_start(struct rig *r, const char *path)
+static void start(struct rig *r, const char *path, bool alone)
 {
     char err[300];
     bool virgin;
@@ -85,7 +87,7 @@ void rig_start(struct rig *r, const char *path)
     r->storage = storage_open(&r->config, &r->meta, &virgin, err, sizeof err);
     ck_assert_msg(r->storage != NULL, "%s", err);
     struct storage_hooks h = {.ctx = r,
-                              .batch = on_batch,
+                              .batch = alone ? NULL : on_batch,
                               .durable = on_durable,
                               .reply = on_reply,
                               .changed = on_changed,
@@ -93,6 +95,16 @@ void rig_start(struct rig *r, const char *path)
                               .opstate = on_opstate,
                               .merged = on_merged};
     storage_start(r->storage, &h);
+}
+
+void rig_start(struct rig *r, const char *path)
+{
+    start(r, path, false);
+}
+
+void rig_start_alone(struct rig *r, const char *path)
+{
+    start(r, path, true);
 }
 
 void rig_stop(struct rig *r)

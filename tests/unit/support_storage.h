@@ -17,6 +17,7 @@ struct rig {
     pthread_mutex_t lock;
     pthread_cond_t wake;
     struct pos batched, durable;
+    pthread_t batched_by, durable_by;
     bool order_broken;
     uint64_t n_rows;
     struct store_reply replies[64];
@@ -29,6 +30,7 @@ struct rig {
 };
 
 void rig_start(struct rig *r, const char *path);
+void rig_start_alone(struct rig *r, const char *path); /* nobody wants its batches */
 void rig_stop(struct rig *r);
 struct store_reply rig_ask(struct rig *r, struct store_request q);
 uint32_t rig_promote(struct rig *r, uint32_t epoch);

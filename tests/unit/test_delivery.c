@@ -516,6 +516,8 @@ static void take_note(void *ctx, struct slice frame)
         delivery_noted(d, f.epoch, f.number);
 }
 
+static bool alone; /* there is no standby */
+
 static void setup(void)
 {
     signal(SIGPIPE, SIG_IGN); /* as the daemon has it */
@@ -550,7 +552,8 @@ static void setup(void)
     cfg.delivery.n_retry = 2;
     cfg.delivery.expire_ms = 86400000;
     cfg.delivery.tls = TLS_POLICY_OPPORTUNISTIC;
-    struct delivery_hooks hooks = {.may_deliver = may_deliver, .note = take_note, .mend = mend};
+    struct delivery_hooks hooks = {
+        .may_deliver = may_deliver, .note = take_note, .alone = alone, .mend = mend};
     char err[200];
     d = delivery_new(&loop, &cfg, NULL, no_events, &hooks, err, sizeof err);
     ck_assert_msg(d != NULL, "%s", err);
@@ -834,6 +837,39 @@ START_TEST(test_hold_waits_for_its_durable_note)
     ck_assert_uint_eq(q.taken_back, 0);
 }
 END_TEST
+
+START_TEST(test_alone_nobody_is_told)
+{
+    standby.withheld = true;
+    struct stored *s = simple(1, "u1@x.example");
+    delivery_start(d);
+    UNTIL(s->r[0].state == RCPT_DELIVERED);
+    turn(50);
+    ck_assert_uint_eq(standby.frames, 0);
+}
+END_TEST
+
+START_TEST(test_alone_hold_waits_for_its_durable_note)
+{
+    q.hold_settle = true;
+    struct stored *s = simple(1, "u1@x.example");
+    s->m.flags |= MSG_IN_DOUBT_HOLD;
+    delivery_start(d);
+    UNTIL(srv.rcpts_seen == 1);
+    turn(100);
+    ck_assert_uint_eq(q.notes, 1);
+    ck_assert_uint_eq(srv.dots_seen, 0);
+    q.hold_settle = false;
+    kick();
+    UNTIL(s->r[0].state == RCPT_DELIVERED);
+}
+END_TEST
+
+static void setup_alone(void)
+{
+    alone = true;
+    setup();
+}
 
 START_TEST(test_hold_sends_nothing_that_cant_be_noted)
 {
@@ -1350,6 +1386,11 @@ int main(void)
     tcase_add_test(t, test_body_damaged_in_memory_comes_from_the_disk);
     tcase_add_test(t, test_body_damaged_everywhere_is_held);
     tcase_add_test(t, test_old_mail_expires);
+    suite_add_tcase(s, t);
+    t = tcase_create("alone");
+    tcase_add_checked_fixture(t, setup_alone, teardown);
+    tcase_add_test(t, test_alone_nobody_is_told);
+    tcase_add_test(t, test_alone_hold_waits_for_its_durable_note);
     suite_add_tcase(s, t);
     t = tcase_create("load");
     tcase_set_timeout(t, 120);

@@ -164,6 +164,48 @@ START_TEST(test_the_next_group_is_put_together_meanwhile)
 }
 END_TEST
 
+/* Not by the storage thread, which may be at work, or wait for a processor. */
+START_TEST(test_who_flushed_it_answers)
+{
+    start_primary();
+    ck_assert(!pthread_equal(rig.durable_by, rig.batched_by));
+    disk.slow = false;
+    uint64_t until = clock_boot_ns() + UINT64_C(20000000000);
+    do { /* until the disk passes for a quick one */
+        add();
+        ck_assert_int_eq(rig_wait(&rig), OP_DURABLE);
+        ck_assert_uint_lt(clock_boot_ns(), until);
+    } while (!pthread_equal(rig.durable_by, rig.batched_by));
+    ck_assert(!rig.order_broken);
+    rig_stop(&rig);
+}
+END_TEST
+
+/* Without another node nothing is handed over; its fate is as unknown. */
+START_TEST(test_a_flush_that_fails_without_another_node)
+{
+    rig_start_alone(&rig, dir_path);
+    rig_promote(&rig, EPOCH);
+    for (int i = 0; i < 2; i++) {
+        add();
+        struct storage_op *op = rig_next(&rig);
+        ck_assert_int_eq(op->result, OP_DURABLE);
+        ck_assert_int_eq(pos_cmp(op->pos, rig.durable), 0);
+        storage_op_free(op);
+    }
+    hold_disk(true);
+    add();
+    wait_for_flush();
+    add();
+    is_at_work(&rig);
+    disk.fails = true;
+    hold_disk(false);
+    ck_assert_int_eq(rig_wait(&rig), OP_FAILED);
+    ck_assert_int_eq(rig_wait(&rig), OP_NOT_PRIMARY);
+    rig_stop(&rig);
+}
+END_TEST
+
 /* Nobody knows what of it is on the disk. What was to follow was told to nobody. */
 START_TEST(test_a_flush_that_fails)
 {
@@ -405,6 +447,8 @@ int main(void)
     tcase_add_checked_fixture(t, set_up, tear_down);
     tcase_add_test(t, test_the_next_group_is_put_together_meanwhile);
     tcase_add_test(t, test_a_flush_that_fails);
+    tcase_add_test(t, test_who_flushed_it_answers);
+    tcase_add_test(t, test_a_flush_that_fails_without_another_node);
     tcase_add_test(t, test_a_request_waits_for_what_is_before_it);
     tcase_add_test(t, test_closing_refuses_what_is_open);
     tcase_add_test(t, test_a_stop_waits_for_the_flush);

@@ -53,6 +53,46 @@ static void take_back(void)
     world_run(&w, 40);
 }
 
+struct lone {
+    struct store_request promote;
+    uint64_t committed, settled;
+};
+
+static void lone_emit(void *ctx, const struct replica_effect *fx)
+{
+    struct lone *l = ctx;
+    if (fx->type == RX_STORE && fx->request->type == SR_PROMOTE)
+        l->promote = *fx->request;
+    if (fx->type == RX_WATERMARK) {
+        l->committed = fx->committed;
+        l->settled = fx->settled;
+    }
+}
+
+/* No batches are handed over; what is durable is committed. */
+START_TEST(test_a_single_node_commits_what_is_durable)
+{
+    struct lone l = {.committed = 0};
+    struct store_meta meta = {.end = {1, 5}};
+    struct replica_config cfg = {.single = true};
+    struct replica *r = replica_new(&cfg, "test", &meta, lone_emit, &l);
+    struct pair_effect fx = {.type = PX_PROMOTE, .epoch = 2};
+    replica_step(r, &(struct replica_event){.type = RE_PAIR, .fx = &fx}, 1, 1);
+    ck_assert_int_eq(l.promote.type, SR_PROMOTE);
+    meta.end = (struct pos){2, 6};
+    struct store_reply reply = {
+        .type = SR_PROMOTE, .cookie = l.promote.cookie, .first = 6, .meta = meta};
+    replica_step(r, &(struct replica_event){.type = RE_STORE, .reply = &reply}, 2, 2);
+    ck_assert_uint_eq(l.committed, 6);
+    replica_step(r, &(struct replica_event){.type = RE_DURABLE, .pos = {2, 90}}, 3, 3);
+    ck_assert_uint_eq(l.committed, 90);
+    ck_assert_uint_eq(l.settled, 90);
+    replica_step(r, &(struct replica_event){.type = RE_DURABLE, .pos = {1, 99}}, 4, 4);
+    ck_assert_uint_eq(l.committed, 90);
+    replica_free(r);
+}
+END_TEST
+
 static void paired(uint64_t seed)
 {
     solo_with_follower(seed, 0);
@@ -1338,6 +1378,7 @@ int main(void)
     Suite *s = suite_create("replica");
     TCase *t = tcase_create("transcripts");
     tcase_set_timeout(t, 60);
+    tcase_add_test(t, test_a_single_node_commits_what_is_durable);
     tcase_add_test(t, test_solo_then_copy_then_ring);
     tcase_add_test(t, test_paired_waits_for_the_standby);
     tcase_add_test(t, test_settled_is_received);
