@@ -52,7 +52,7 @@ static void storage_durable(void *ctx, struct pos end)
     if (!enter(n))
         return;
     atomic_store(&n->own_lsn, end.lsn);
-    if (n->config->n_nodes < 2) { /* there is no other disk to wait for: it is committed */
+    if (n->single) { /* no other disk to wait for: it is committed */
         struct node_mail m = {
             .mark = {.epoch = end.epoch, .committed = end.lsn, .settled = end.lsn}};
         node_post(n, MAIL_MARK, &m);
@@ -393,8 +393,7 @@ static void note(void *ctx, struct slice frame)
  * (protocol 6, incident 27). A single node has one clock. */
 bool node_may_expire(const struct node *n)
 {
-    return n->config->n_nodes < 2 ||
-           wall_may_expire(&n->view, n->serving_ns, clock_boot_ns(), clock_wall_ms());
+    return n->single || wall_may_expire(&n->view, n->serving_ns, clock_boot_ns(), clock_wall_ms());
 }
 
 static bool may_expire(void *ctx)
@@ -429,7 +428,7 @@ int node_answer_http(void *ctx, const char *path, struct buf *body, const char *
 struct storage_hooks node_storage_hooks(struct node *n)
 {
     return (struct storage_hooks){.ctx = n,
-                                  .batch = n->config->n_nodes < 2 ? NULL : storage_batch,
+                                  .batch = n->single ? NULL : storage_batch,
                                   .durable = storage_durable,
                                   .reply = storage_reply,
                                   .changed = storage_changed,
@@ -488,6 +487,6 @@ struct delivery_hooks node_delivery_hooks(struct node *n)
                                    .may_deliver = may_deliver,
                                    .may_expire = may_expire,
                                    .note = note,
-                                   .alone = n->config->n_nodes < 2,
+                                   .alone = n->single,
                                    .mend = delivery_mend};
 }

@@ -1,6 +1,7 @@
 /* The wiring of a node (node_uv.h). Threads and what they tell each other:
  *
  *   storage      -> replication: own batches, durable, replies     -> health: store changed, failed
+ *                -> relay: watermarks, on a single node
  *   replication  -> storage: requests     -> health: reports       -> relay: watermarks, epoch over
  *   health       -> replication, relay: the pair core's effects    -> control: operators' answers
  *   control      -> health, relay: operators' orders
@@ -40,7 +41,7 @@ static enum smtp_gate gate(const struct node *n)
 {
     if (!n->serving || !n->view.serving || n->ended)
         return SMTP_NOT_PRIMARY;
-    bool alone = n->config->n_nodes > 1 && n->view.mode == PAIR_SOLO;
+    bool alone = !n->single && n->view.mode == PAIR_SOLO;
     if (alone && n->config->when_alone == ALONE_REFUSE)
         return SMTP_ALONE;
     return n->disk_low ? SMTP_FULL : SMTP_OPEN;
@@ -345,7 +346,7 @@ static void check_disk(struct node *n)
 
 static void alarm_if_alone(struct node *n, uint64_t now)
 {
-    bool alone = n->config->n_nodes > 1 && n->view.serving && n->view.mode == PAIR_SOLO;
+    bool alone = !n->single && n->view.serving && n->view.mode == PAIR_SOLO;
     if (!alone) {
         n->last_alarm_ns = now;
         return;
@@ -476,6 +477,7 @@ struct node *node_start(uv_loop_t *loop, struct config *c, char *err, size_t siz
     bool virgin = false;
     n->loop = loop;
     n->config = n->configs[n->n_configs++] = c;
+    n->single = c->n_nodes < 2;
     n->started_ms = clock_wall_ms();
     n->started_ns = clock_boot_ns();
     atomic_store(&n->relay_alive_ns, n->started_ns);

@@ -31,6 +31,7 @@ struct node {
     struct config *config;
     struct config *configs[CONFIGS_MAX]; /* all of this life: threads hold pointers into them */
     unsigned n_configs;
+    bool single; /* there is no other node; as this life began, whatever a reload says */
     uint8_t key[32];
     int64_t started_ms;
     uint64_t started_ns;

@@ -54,6 +54,7 @@ struct replication {
     struct sockaddr_storage to[CONFIG_ADDRESSES_MAX];
     unsigned n_to, to_next;
     bool dialling, stopping;
+    bool single; /* nobody is there to replicate to */
     uint64_t dial_at_ns, backoff_ms, ticked_ns, viewed_ns;
     struct {
         char key[LOG_KEY_BYTES];
@@ -313,6 +314,8 @@ static void on_tick(uv_timer_t *t)
     r->ticked_ns = now;
     atomic_store(&r->alive_ns, now);
     mailbox_drain(r->mailbox);
+    if (r->stopping)
+        return;
     struct replica_event ev = {.type = RE_TICK};
     step(r, &ev);
     for (unsigned i = 0; i < LINKS_MAX; i++)
@@ -493,6 +496,7 @@ struct replication *replication_start(const struct config *c, const uint8_t clus
 {
     struct replication *r = xcalloc(1, sizeof *r);
     r->hooks = *hooks;
+    r->single = c->n_nodes < 2;
     r->backoff_ms = BACKOFF_FIRST_MS;
     pthread_mutex_init(&r->view_lock, NULL);
     uv_loop_init(&r->loop);
@@ -504,7 +508,7 @@ struct replication *replication_start(const struct config *c, const uint8_t clus
                                 .standby_timeout_ns = c->health.standby_timeout_ms * MS,
                                 .retention_ms = c->queue.retention_ms,
                                 .quarantine_ms = c->queue.quarantine_ms,
-                                .single = c->n_nodes < 2,
+                                .single = r->single,
                                 .repair_bytes = c->limits.message_bytes + (16 << 20)};
     crypto_random(rc.random, sizeof rc.random);
     r->core = replica_new(&rc, c->cluster, meta, carry_out, r);
@@ -563,7 +567,7 @@ void replication_durable(struct replication *r, struct pos end)
 {
     struct letter *x = letter(MAIL_DURABLE, sizeof x->pos);
     x->pos = end;
-    if (r->tls_out)
+    if (!r->single)
         mailbox_post(r->mailbox, &x->mail);
     else
         mailbox_post_quietly(r->mailbox, &x->mail);

@@ -20,7 +20,7 @@ typedef void (*mailbox_fn)(void *ctx, struct mail *m);
 struct mailbox *mailbox_new(uv_loop_t *loop, mailbox_fn on_mail, void *ctx);
 /* Any thread. Takes ownership of m. */
 void mailbox_post(struct mailbox *mb, struct mail *m);
-/* Likewise, but the loop isn't woken: it comes with what is posted next, or mailbox_drain(). */
+/* Likewise, but the loop isn't woken: it comes with the next that wakes it, or mailbox_drain(). */
 void mailbox_post_quietly(struct mailbox *mb, struct mail *m);
 /* Loop's thread: delivers what is there. */
 void mailbox_drain(struct mailbox *mb);

@@ -18,7 +18,7 @@ struct delivery_hooks {
      * 6). NULL: always. */
     bool (*may_expire)(void *ctx);
     /* A frame of notes (replication/notes.h) for the standby; delivery_noted() answers. NULL:
-     * nobody is told, and no final dot goes out but under `hold`. */
+     * nobody is told; then no final dot goes out but under `hold`, or alone. */
     void (*note)(void *ctx, struct slice frame);
     /* There is no other node: nobody has to be told before a final dot. */
     bool alone;

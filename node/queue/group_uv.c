@@ -19,6 +19,8 @@ enum { APART_NS = 700000 }; /* a flush of less time isn't handed over */
 
 static void answer(struct storage *s, struct group *g)
 {
+    if (g->n_rows)
+        storage_committed(s, s->flushed_ns - g->closed_ns, g->n_rows, g->bytes);
     g->kind->durable(s, g);
     g->answered = true;
 }
@@ -112,8 +114,6 @@ static void flush_ended(struct storage *s, struct group *g, int err)
 
 static void end(struct storage *s, struct group *g, int err)
 {
-    if (!err && g->n_rows)
-        storage_committed(s, s->flushed_ns - g->closed_ns, g->n_rows, g->bytes);
     if (!err && !g->answered) /* its commit did all, or there was none */
         answer(s, g);
     g->kind->ended(s, g, err);

@@ -38,7 +38,8 @@ struct group_kind {
     void (*durable)(struct storage *s, struct group *g);
     /* The transaction is over, after durable(); or err, of the commit or its flush: answers. */
     void (*ended)(struct storage *s, struct group *g, int err);
-    /* Instead of both: rolls back, and answers. err: what of, in `why` or of an earlier flush. */
+    /* Instead of all three: rolls back, and answers. err: what of, in `why` or of an earlier flush.
+     */
     void (*given_up)(struct storage *s, struct group *g, int err);
 };
 struct group {
@@ -120,8 +121,10 @@ struct storage {
 
     /* the writer's own */
     struct store *store;
-    struct group *open;    /* is being put together; NULL: none */
-    struct group *written; /* its flush is under way; NULL: none's */
+    struct group *open; /* is being put together; NULL: none */
+    /* Its flush is under way; NULL: none's. While that is FLUSH_DUE, the group, flushed_ns and
+     * flush_ns are the flusher's. */
+    struct group *written;
     struct own own;
     uint32_t epoch;       /* whose operations are taken; 0: no one's */
     struct pos committed; /* from SR_COMMITTED and the requests */

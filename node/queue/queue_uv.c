@@ -1,7 +1,7 @@
 /* See queue_uv.h. Every operation goes to the storage thread and comes back when it is durable
- * here; it then waits in order of its position until replication's watermarks pass it: additions
- * and operators' words for `committed`, outcomes for `settled` (protocol 4.3, 4.5). When the epoch
- * ends first, its fate is undecided.
+ * here; it then waits in order of its position until the watermarks (replication's; on a single
+ * node what is durable) pass it: additions and operators' words for `committed`, outcomes for
+ * `settled` (protocol 4.3, 4.5). When the epoch ends first, its fate is undecided.
  *
  * Lifetimes: an operation belongs to the queue from queue_*() to its done callback; callbacks are
  * never called from within the function that was given them. */

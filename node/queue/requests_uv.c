@@ -1,5 +1,6 @@
 /* What replication asks of the storage thread (replication/port.h). In the order of the line, each
- * answered once, on this thread: an answer never overtakes a batch or a durable position. */
+ * answered once, on this thread or by the flusher before it goes on: an answer never overtakes a
+ * batch or a durable position. */
 #include <assert.h>
 #include <stdlib.h>
 
