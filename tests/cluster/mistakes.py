@@ -5,7 +5,9 @@ import shutil
 import socket
 import sqlite3
 import subprocess
+import time
 
+from books import count_lines
 from case import Books, expect, scenario, wait_until
 from pair import BUILD, TOP, Pair
 
@@ -156,6 +158,30 @@ def reload(t):
     expect(code == 1 and "nonsense" in out + err, f"a wrong file: {code} {out}{err}")
     t.flows("mail flows after a reload", 5, 100)
     expect((primary.get("/nothing") or [0])[0] == 404, "an unknown path is a 404")
+    primary.configure()
+    t.settle()
+
+
+@scenario
+def reload_without_the_other_node(t):
+    """A file that names one node ends the pair with a restart; a reload doesn't: each 250 waits for both copies."""
+    pair = t.begin(weather=True, health='{ standby_timeout = "30s"; }')
+    primary, standby = pair.wait_in_sync()
+    names, pair.names = pair.names, primary.node
+    primary.configure()
+    pair.names = names
+    code, out, err = primary.ctl("reload")
+    expect(code == 0 and "nodes" in out + err, f"reload names what needs a restart: {code} {out}{err}")
+    t.flows("mail flows after the reload", 15, 100)
+    t.place.weather.set(primary.node, standby.node, ["tcp"], stall=1)
+
+    def stands_still():
+        before = count_lines(pair.loads[-1].journal, "A")
+        time.sleep(1)  # many messages' time
+        return count_lines(pair.loads[-1].journal, "A") == before
+    wait_until("no 250 while the other node has no copy", stands_still, 10)
+    t.place.heal()
+    t.flows("mail flows again", 15, 100)
     primary.configure()
     t.settle()
 
