@@ -61,8 +61,11 @@ struct lone {
 static void lone_emit(void *ctx, const struct replica_effect *fx)
 {
     struct lone *l = ctx;
-    if (fx->type == RX_STORE && fx->request->type == SR_PROMOTE)
-        l->promote = *fx->request;
+    if (fx->type == RX_STORE) {
+        if (fx->request->type == SR_PROMOTE)
+            l->promote = *fx->request;
+        shared_unref(fx->request->bytes);
+    }
     if (fx->type == RX_WATERMARK) {
         l->committed = fx->committed;
         l->settled = fx->settled;
