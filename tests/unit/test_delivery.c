@@ -849,22 +849,6 @@ START_TEST(test_alone_nobody_is_told)
 }
 END_TEST
 
-START_TEST(test_alone_hold_waits_for_its_durable_note)
-{
-    q.hold_settle = true;
-    struct stored *s = simple(1, "u1@x.example");
-    s->m.flags |= MSG_IN_DOUBT_HOLD;
-    delivery_start(d);
-    UNTIL(srv.rcpts_seen == 1);
-    turn(100);
-    ck_assert_uint_eq(q.notes, 1);
-    ck_assert_uint_eq(srv.dots_seen, 0);
-    q.hold_settle = false;
-    kick();
-    UNTIL(s->r[0].state == RCPT_DELIVERED);
-}
-END_TEST
-
 static void setup_alone(void)
 {
     alone = true;
@@ -1390,7 +1374,7 @@ int main(void)
     t = tcase_create("alone");
     tcase_add_checked_fixture(t, setup_alone, teardown);
     tcase_add_test(t, test_alone_nobody_is_told);
-    tcase_add_test(t, test_alone_hold_waits_for_its_durable_note);
+    tcase_add_test(t, test_hold_waits_for_its_durable_note);
     suite_add_tcase(s, t);
     t = tcase_create("load");
     tcase_set_timeout(t, 120);
